@@ -1,0 +1,213 @@
+"""``lumos VERB --recipe NAME --date YYYY-MM-DD``: the one way in, for people and for Airflow.
+
+Logs and progress go to stderr. The last line of stdout is one JSON object, the verb's
+:class:`~lumos.verbs.Report`. Exit codes: 0 done or already done, 1 a fault worth a retry,
+2 bad input, 3 a gate refused.
+"""
+
+import argparse
+import datetime as dt
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lumos.config import explain, override
+from lumos.dates import parse_date
+from lumos.recipes import load, shipped
+from lumos.settings import Settings
+from lumos.verbs import BAD_INPUT, DONE, FAULT, REFUSED, BadInput, GateRefused, Report, Request
+
+log = logging.getLogger("lumos")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An option of one verb only; ``kind`` is ``bool`` for a switch."""
+
+    name: str
+    kind: Callable[[str], Any]
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb's function lives; imported only when it is called, for a fast start."""
+
+    function: str
+    help: str
+    flags: tuple[Flag, ...] = ()
+    needs_date: bool = True
+
+
+def _days(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 5000:
+        raise ValueError
+    return number
+
+
+_DAYS = Flag("days", _days, None, "how many days, ending with --date (default: the recipe's)")
+_EXPERIMENT = Flag("experiment", str, None, "its name in the recipe (default: the only one)")
+_MODEL = Flag("model", str, None, "registry version (default: the champion)")
+
+VERBS: Mapping[str, Verb] = {
+    "doctor": Verb("lumos.doctor:doctor", "check Java, JARs, the lake, ports", needs_date=False),
+    "land": Verb(
+        "lumos.datasets.land:land",
+        "write a shipped dataset's raw tables, as a platform would land them day by day",
+        (Flag("dataset", str, None, "which (default: the recipe's)"), _DAYS),
+        needs_date=False,
+    ),
+    "aggregate": Verb(
+        "lumos.aggregate.daily:aggregate",
+        "raw tables -> activity, event_context, users; bad rows -> quarantine",
+        (_DAYS, Flag("allow-empty", bool, False, "accept a business date without a raw row")),
+    ),
+    "sequences": Verb("lumos.aggregate.sequences:sequences", "activity -> one row a user"),
+    "validate": Verb("lumos.quality.validate:validate", "the full data-quality suite"),
+    "train": Verb("lumos.train.loop:train", "train a challenger (run it under torchrun for DDP)"),
+    "evaluate": Verb(
+        "lumos.serve.evaluate:evaluate",
+        "challenger, champion and baselines on origins after the training period",
+        (Flag("model", str, None, "registry version (default: the challenger)"),),
+    ),
+    "promote": Verb(
+        "lumos.serve.registry:promote", "make the challenger champion, or refuse (exit 3)"
+    ),
+    "rollback": Verb("lumos.serve.registry:rollback", "make the previous champion champion again"),
+    "score": Verb("lumos.serve.score:score", "forecast the days after --date", (_MODEL,)),
+    "publish": Verb("lumos.serve.publish:publish", "calibrate, gate and publish scores"),
+    "assign": Verb(
+        "lumos.experiment.assignment:assign", "assign users to variants", (_EXPERIMENT,)
+    ),
+    "measure": Verb(
+        "lumos.experiment.metrics:measure", "outcomes and effects of an experiment", (_EXPERIMENT,)
+    ),
+    "report": Verb("lumos.study.report:report", "an HTML report of one business date"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, built from :data:`VERBS`."""
+    root = argparse.ArgumentParser(prog="lumos", description=__doc__.split("\n")[0])
+    verbs = root.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, verb in VERBS.items():
+        sub = verbs.add_parser(name, help=verb.help, description=verb.help)
+        sub.add_argument("--recipe", help=f"{', '.join(shipped())}, or package.module:function")
+        sub.add_argument("--date", help="business date: the last day observed, YYYY-MM-DD")
+        sub.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE")
+        sub.add_argument("--force", action="store_true", help="do it again even if it was done")
+        for flag in verb.flags:
+            if flag.kind is bool:
+                sub.add_argument(f"--{flag.name}", action="store_true", help=flag.help)
+            else:
+                sub.add_argument(
+                    f"--{flag.name}", type=flag.kind, default=flag.default, help=flag.help
+                )
+    return root
+
+
+def request_from(arguments: argparse.Namespace, today: dt.date) -> Request:
+    """Turn parsed arguments into a checked request.
+
+    Raises:
+        BadInput: An unknown recipe or field, a malformed, missing or future date.
+    """
+    verb = VERBS[arguments.verb]
+    try:
+        settings = Settings.from_environment()
+        recipe = load(arguments.recipe or settings.recipe)
+        recipe = override(recipe, dict(_assignment(text) for text in arguments.set))
+        if arguments.date is None and verb.needs_date:
+            msg = f"lumos {arguments.verb} needs --date YYYY-MM-DD, the last day observed"
+            raise ValueError(msg)
+        date = today if arguments.date is None else parse_date(arguments.date, today=today)
+    except ValidationError as error:
+        raise BadInput(explain(error)) from error
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    _check_lake(settings)
+    names = [flag.name.replace("-", "_") for flag in verb.flags]
+    return Request(
+        verb=arguments.verb,
+        recipe=recipe,
+        date=date,
+        settings=settings,
+        options={name: getattr(arguments, name) for name in names},
+        force=arguments.force,
+    )
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        msg = f"--set {text!r} is not KEY.PATH=VALUE, such as training.epochs=2"
+        raise ValueError(msg)
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def _check_lake(settings: Settings) -> None:
+    if "://" in settings.lake:
+        return
+    try:
+        Path(settings.lake).mkdir(parents=True, exist_ok=True)
+        settings.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"the lake {settings.lake} cannot be created ({error.strerror}); set LUMOS_LAKE"
+        raise BadInput(msg) from error
+    if not os.access(settings.lake, os.W_OK):
+        msg = f"the lake {settings.lake} is not writable; fix its rights or set LUMOS_LAKE"
+        raise BadInput(msg)
+
+
+def run(request: Request) -> Report:
+    """Call the verb's function and stamp how long it took."""
+    module, function = VERBS[request.verb].function.split(":")
+    started = time.monotonic()
+    report: Report = getattr(importlib.import_module(module), function)(request)
+    seconds = round(time.monotonic() - started, 2)
+    return Report.model_validate({**report.model_dump(), "seconds": seconds})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code. Only rank 0 speaks under torchrun."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if is_first else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    arguments = parser().parse_args(argv)
+    try:
+        report = run(request_from(arguments, dt.datetime.now(dt.UTC).date()))
+    except BadInput as error:
+        log.error("%s", error)  # noqa: TRY400 - a sentence for people, no traceback
+        return BAD_INPUT
+    except GateRefused as error:
+        log.error("refused: %s", error)  # noqa: TRY400
+        return REFUSED
+    except Exception:
+        log.exception("lumos %s failed; a retry may help", arguments.verb)
+        return FAULT
+    if is_first:
+        sys.stdout.write(report.model_dump_json() + "\n")
+        sys.stdout.flush()
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

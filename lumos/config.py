@@ -1,0 +1,379 @@
+"""What a recipe may say: one frozen, checked object describes a platform and its forecaster.
+
+A recipe names the raw tables, the three SELECTs that map them to the contract tables, the
+activity, event and static columns, the windows, the tasks, and how to train, score, publish
+and experiment. Nothing below this module knows a dataset by name.
+"""
+
+import datetime as dt
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import available_timezones
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from lumos.calendar import CALENDAR_COLUMNS
+
+
+def _identifier(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name):
+        msg = (
+            f"{name!r} is not a name: lower-case letters, digits and underscores, "
+            "starting with a letter, at most 63 characters"
+        )
+        raise ValueError(msg)
+    return name
+
+
+# Names become table, column and folder names, hence this narrow alphabet.
+Name = Annotated[str, AfterValidator(_identifier)]
+SqlType = Literal[
+    "string", "boolean", "int", "bigint", "float", "double", "date", "timestamp"
+]
+
+
+class Config(BaseModel):
+    """Base of everything in a recipe: immutable, and a misspelt field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ActivityColumn(Config):
+    """One thing a user does in a day.
+
+    ``binary`` columns hold 0 or 1; ``continuous`` ones a quantity in ``unit``, zero on a day
+    without activity. ``minimum`` is the smallest value that is not an error.
+    """
+
+    name: Name
+    kind: Literal["binary", "continuous"]
+    unit: str
+    description: str = ""
+    minimum: float | None = 0.0
+
+
+class EventColumn(Config):
+    """One number about a day, the same for all users and known ahead of it."""
+
+    name: Name
+    unit: str
+    description: str = ""
+
+
+class StaticColumn(Config):
+    """One attribute of a user. A missing category is a category of its own, not a guess."""
+
+    name: Name
+    kind: Literal["categorical", "continuous"]
+    unit: str = ""
+    description: str = ""
+
+
+class RawTable(Config):
+    """A table as the platform lands it, and what makes one of its rows unusable.
+
+    A ``fact`` table has one row per thing a user did: its rows are counted, and each either
+    reaches ``activity`` or stands in ``quarantine``. A ``reference`` table is only looked up.
+
+    ``landed_on`` names the column with the day the row arrived (absent: the day it happened);
+    a run for date D sees no row that landed after D. ``path`` may be absolute, a URI, or
+    relative to the lake's ``raw/<dataset>`` folder; by default it is the table's name.
+    """
+
+    name: Name
+    role: Literal["fact", "reference"]
+    columns: Mapping[str, SqlType]
+    format: Literal["delta", "parquet", "csv"] = "delta"
+    path: str | None = None
+    user: str | None = None
+    happened_at: str | None = None
+    landed_on: str | None = None
+    key: tuple[str, ...] = ()
+    non_negative: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _columns_exist(self) -> Self:
+        named = [self.user, self.happened_at, self.landed_on, *self.key, *self.non_negative]
+        unknown = sorted({name for name in named if name and name not in self.columns})
+        if unknown:
+            msg = f"raw table {self.name}: {unknown} not among its columns {sorted(self.columns)}"
+            raise ValueError(msg)
+        if self.role == "fact" and not (self.user and self.happened_at):
+            msg = f"raw table {self.name}: a fact table needs `user` and `happened_at`"
+            raise ValueError(msg)
+        return self
+
+
+class Task(Config):
+    """A question about the next ``window_days`` days, answered from the day forecasts.
+
+    ``any``: will the binary column be 1 on any of the days? ``sum``: how much of the
+    continuous column in total? More kinds of task are declared in :mod:`lumos.tasks`.
+    """
+
+    name: Name
+    kind: Literal["any", "sum"]
+    column: Name
+    window_days: int = Field(ge=1)
+
+
+class ModelConfig(Config):
+    """Widths of the forecaster (SPEC: model, eq. 1-9)."""
+
+    d_model: int = Field(default=64, ge=2)
+    num_encoder_layers: int = Field(default=2, ge=1)
+    num_decoder_layers: int = Field(default=2, ge=1)
+    num_heads: int = Field(default=4, ge=1)
+    d_ff: int = Field(default=128, ge=1)
+    d_user: int = Field(default=64, ge=1)
+    d_event: int = Field(default=32, ge=1)
+    d_static: int = Field(default=16, ge=1)
+    mlp_layers: int = Field(default=2, ge=1, le=3)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.d_model % self.num_heads:
+            msg = (
+                f"model.d_model={self.d_model} is not divisible by "
+                f"model.num_heads={self.num_heads}; choose a multiple"
+            )
+            raise ValueError(msg)
+        return self
+
+
+class TrainingConfig(Config):
+    """How the forecaster is trained. ``batch_size`` is global: all ranks together."""
+
+    epochs: int = Field(default=6, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_share: float = Field(default=0.1, ge=0, le=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    held_out_users_share: float = Field(default=0.1, gt=0, lt=1)
+    seed: int = 0
+    processes: int = Field(default=2, ge=1)
+
+
+class EvaluationConfig(Config):
+    """Forecast origins kept out of training: the last ones whose labels have matured.
+
+    ``margin`` is how much worse than the champion a challenger's loss may be and still pass.
+    """
+
+    num_origins: int = Field(default=4, ge=1)
+    days_between_origins: int = Field(default=7, ge=1)
+    margin: float = Field(default=0.0, ge=0)
+
+
+class ScoringConfig(Config):
+    """Whom to score, in how many restartable shards."""
+
+    active_within_days: int = Field(default=365, ge=1)
+    num_shards: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+
+
+class PublishingConfig(Config):
+    """The gate before Pacman reads: share of scored users expected, and how long scores live."""
+
+    min_coverage: float = Field(default=0.99, gt=0, le=1)
+    max_calibration_error: float = Field(default=0.1, gt=0, le=1)
+    valid_days: int = Field(default=2, ge=1)
+
+
+class Variant(Config):
+    """One arm of an experiment."""
+
+    name: Name
+    weight: float = Field(gt=0)
+
+
+class Experiment(Config):
+    """A running comparison. ``cost`` is the activity column that holds what offers cost."""
+
+    name: Name
+    hypothesis: str
+    variants: tuple[Variant, ...] = Field(min_length=2)
+    start: dt.date
+    planned_days: int = Field(ge=1)
+    cost: Name
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    srm_alpha: float = Field(default=0.001, gt=0, lt=1)
+    is_simulated_split: bool = Field(
+        default=False, description="an A/A split of data in which nobody was treated"
+    )
+
+    @model_validator(mode="after")
+    def _weights_and_names(self) -> Self:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) != len(names):
+            msg = f"experiment {self.name}: variants {names} repeat a name"
+            raise ValueError(msg)
+        total = sum(variant.weight for variant in self.variants)
+        if abs(total - 1) > 1e-9:
+            msg = f"experiment {self.name}: weights sum to {total:g}, expected 1"
+            raise ValueError(msg)
+        return self
+
+
+class QualityConfig(Config):
+    """Limits of the data-quality suites."""
+
+    max_quarantined_share: float = Field(default=0.01, ge=0, le=1)
+    max_volume_change: float = Field(default=0.6, gt=0)
+    usual_days: int = Field(default=28, ge=7)
+
+
+class Recipe(Config):
+    """Everything the platform needs to know about one dataset and its forecaster."""
+
+    name: Name
+    description: str
+    dataset: Name
+    sql: str = Field(
+        default="", description="folder of the three SELECTs; empty: the dataset's own"
+    )
+    sql_parameters: Mapping[Name, int | float | str] = Field(default_factory=dict)
+    timezone: str = "UTC"
+    country: str | None = None
+    late_days: int = Field(default=3, ge=1)
+    raw: tuple[RawTable, ...] = Field(min_length=1)
+    activity: tuple[ActivityColumn, ...] = Field(min_length=1)
+    active: Name
+    calendar: tuple[str, ...] = CALENDAR_COLUMNS
+    events: tuple[EventColumn, ...] = ()
+    static: tuple[StaticColumn, ...] = ()
+    history_days: int = Field(ge=1)
+    horizon_days: int = Field(ge=1)
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    num_buckets: int = Field(default=4, ge=1)
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    publishing: PublishingConfig = PublishingConfig()
+    quality: QualityConfig = QualityConfig()
+    experiments: tuple[Experiment, ...] = ()
+
+    @property
+    def binary(self) -> tuple[str, ...]:
+        """Names of the binary activity columns, in the recipe's order."""
+        return tuple(column.name for column in self.activity if column.kind == "binary")
+
+    @property
+    def continuous(self) -> tuple[str, ...]:
+        """Names of the continuous activity columns, in the recipe's order."""
+        return tuple(column.name for column in self.activity if column.kind == "continuous")
+
+    @property
+    def sql_folder(self) -> str:
+        """Folder of the SELECTs, relative to ``Settings.sql_root`` unless absolute."""
+        return self.sql or self.dataset
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever any field does."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def experiment(self, name: str) -> Experiment:
+        """The experiment of that name, or a ``KeyError`` that lists the choices."""
+        for experiment in self.experiments:
+            if experiment.name == name:
+                return experiment
+        msg = f"recipe {self.name} has no experiment {name!r}; it has " + (
+            ", ".join(experiment.name for experiment in self.experiments) or "none"
+        )
+        raise KeyError(msg)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for what, names in (
+            ("activity, event, calendar and static columns", self._column_names()),
+            ("tasks", [task.name for task in self.tasks]),
+            ("raw tables", [table.name for table in self.raw]),
+            ("experiments", [experiment.name for experiment in self.experiments]),
+        ):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                msg = f"{what}: {repeated} named more than once"
+                raise ValueError(msg)
+        if self.timezone not in available_timezones():
+            msg = f"timezone {self.timezone!r} is unknown; use an IANA name such as 'Asia/Kolkata'"
+            raise ValueError(msg)
+        unknown = sorted(set(self.calendar) - set(CALENDAR_COLUMNS))
+        if unknown:
+            msg = f"calendar columns {unknown} are unknown; choose from {list(CALENDAR_COLUMNS)}"
+            raise ValueError(msg)
+        if self.active not in self.binary:
+            msg = f"active={self.active!r} must be one of the binary columns {list(self.binary)}"
+            raise ValueError(msg)
+        if not any(table.role == "fact" for table in self.raw):
+            msg = "no raw table has role 'fact': there would be no activity to forecast"
+            raise ValueError(msg)
+        for task in self.tasks:
+            allowed = self.binary if task.kind == "any" else self.continuous
+            if task.column not in allowed:
+                msg = f"task {task.name}: {task.kind!r} needs one of {list(allowed)}"
+                raise ValueError(msg)
+            if task.window_days > self.horizon_days:
+                msg = (
+                    f"task {task.name}: window_days={task.window_days} is beyond "
+                    f"horizon_days={self.horizon_days}"
+                )
+                raise ValueError(msg)
+        return self
+
+    def _column_names(self) -> list[str]:
+        return [
+            *(column.name for column in self.activity),
+            *self.calendar,
+            *(column.name for column in self.events),
+            *(column.name for column in self.static),
+        ]
+
+
+def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A copy with some fields replaced, checked as if it had been written so.
+
+    Args:
+        recipe: The recipe to start from.
+        changes: Dotted field names and new values, such as ``{"training.epochs": 2}``.
+
+    Raises:
+        ValueError: A path names no field, or the result is no valid recipe.
+    """
+    tree = recipe.model_dump()
+    for path, value in changes.items():
+        node: Any = tree
+        *parents, leaf = path.split(".")
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or leaf not in node:
+            choices = sorted(node) if isinstance(node, dict) else sorted(tree)
+            msg = f"{path!r} is no field of a recipe; at that level there are {choices}"
+            raise ValueError(msg)
+        node[leaf] = value
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """Pydantic's complaint in a sentence a person can act on."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in item['loc']) or 'recipe'}: "
+        f"{item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors()
+    )

@@ -1,0 +1,47 @@
+"""Where this process finds its lake, its tracking server and its local folder.
+
+The only place that reads environment variables of the project; see ``docs/operate.md``.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseModel):
+    """Paths and addresses, all absolute, so that a task's working folder does not matter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path
+    lake: str
+    recipe: str
+    platform: Literal["local", "aws"]
+    mlflow_uri: str
+    sql_root: Path
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Read ``LUMOS_*`` and ``MLFLOW_TRACKING_URI``; every one of them has a local default.
+
+        Raises:
+            pydantic.ValidationError: ``LUMOS_PLATFORM`` is neither ``local`` nor ``aws``.
+        """
+        given = os.environ if environment is None else environment
+        home = Path(given.get("LUMOS_HOME") or ".lumos").absolute()
+        lake = given.get("LUMOS_LAKE") or str(home / "lake")
+        if "://" not in lake:
+            lake = str(Path(lake).absolute())
+        return cls(
+            home=home,
+            lake=lake.rstrip("/"),
+            recipe=given.get("LUMOS_RECIPE") or "complete_journey",
+            platform=given.get("LUMOS_PLATFORM") or "local",
+            mlflow_uri=given.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+            sql_root=Path(given.get("LUMOS_SQL") or REPOSITORY / "include" / "sql").absolute(),
+        )

@@ -1,0 +1,424 @@
+"""The contract tables, declared once: key, partition, columns, units, and the job that owns each.
+
+Spark rooms and torch rooms meet only here. Reading and writing in this module is delta-rs, for
+rooms without a JVM; Spark writes the same tables by the same declarations (:meth:`Table.ddl`).
+"""
+
+import datetime as dt
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+
+from lumos.config import Recipe
+from lumos.settings import Settings
+
+_ARROW = {
+    "string": pa.string(),
+    "boolean": pa.bool_(),
+    "smallint": pa.int16(),
+    "int": pa.int32(),
+    "bigint": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "array<float>": pa.list_(pa.float32()),
+}
+_COMMIT_ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """A column: Spark SQL type, unit and meaning; ``day`` values are dates in the recipe's zone."""
+
+    name: str
+    type: str
+    unit: str = ""
+    description: str = ""
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A contract table. No two rows share ``key``; ``owner`` is the verb that writes it."""
+
+    name: str
+    key: tuple[str, ...]
+    partition: tuple[str, ...]
+    owner: str
+    columns: tuple[TableColumn, ...]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names in declared order."""
+        return tuple(column.name for column in self.columns)
+
+    def ddl(self) -> str:
+        """Columns as Spark SQL DDL, for ``createDataFrame`` and ``CREATE TABLE``."""
+        return ", ".join(f"{column.name} {column.type}" for column in self.columns)
+
+    def arrow_schema(self, recipe: Recipe) -> pa.Schema:
+        """The same as an Arrow schema."""
+        days = pa.list_(pa.struct(_day_fields(recipe)))
+        return pa.schema(
+            [
+                pa.field(column.name, _ARROW.get(column.type, days), column.nullable)
+                for column in self.columns
+            ]
+        )
+
+
+def _day_fields(recipe: Recipe) -> list[pa.Field]:
+    return [
+        pa.field("day", pa.int16()),
+        *(pa.field(column.name, pa.float32()) for column in recipe.activity),
+    ]
+
+
+def _days_type(recipe: Recipe) -> str:
+    fields = ", ".join(f"{column.name}: float" for column in recipe.activity)
+    return f"array<struct<day: smallint, {fields}>>"
+
+
+def _static_columns(recipe: Recipe) -> tuple[TableColumn, ...]:
+    """Nullable on purpose: a missing attribute is a category of its own."""
+    kind = {"categorical": "string", "continuous": "double"}
+    return tuple(
+        TableColumn(column.name, kind[column.kind], column.unit, column.description, nullable=True)
+        for column in recipe.static
+    )
+
+
+def tables(recipe: Recipe) -> Mapping[str, Table]:
+    """Every contract table of a recipe, by name."""
+    column = TableColumn
+    day_cells = tuple(column(c.name, "double", c.unit, c.description) for c in recipe.activity)
+    forecasts = tuple(
+        column(f"p_{name}", "float", "probability", f"P({name} on the day)")
+        for name in recipe.binary
+    ) + tuple(
+        cell
+        for c in recipe.activity
+        if c.kind == "continuous"
+        for cell in (
+            column(f"given_{c.name}", "float", c.unit, f"E[{c.name} | {recipe.active}]"),
+            column(f"mean_{c.name}", "float", c.unit, f"P({recipe.active}) x given_{c.name}"),
+        )
+    )
+    scores = tuple(
+        column(task.name, "double", "probability" if task.kind == "any" else "", task.column)
+        for task in recipe.tasks
+    )
+    declared = (
+        Table(
+            "activity",
+            ("user_id", "day"),
+            ("day",),
+            "aggregate",
+            (
+                column("user_id", "string"),
+                column("day", "date", "business day"),
+                *day_cells,
+                column("num_raw_rows", "bigint", "rows", "raw fact rows counted in this row"),
+            ),
+        ),
+        Table(
+            "event_context",
+            ("day", "known_on"),
+            (),
+            "aggregate",
+            (
+                column("day", "date", "business day"),
+                column("known_on", "date", "business day", "what this row says was known from here"),
+                *(column(c.name, "double", c.unit, c.description) for c in recipe.events),
+            ),
+        ),
+        Table(
+            "users",
+            ("user_id", "valid_from"),
+            (),
+            "aggregate",
+            (
+                column("user_id", "string"),
+                column("valid_from", "date", "business day", "attributes hold from this day on"),
+                column("registered_on", "date", "business day"),
+                *_static_columns(recipe),
+            ),
+        ),
+        Table(
+            "quarantine",
+            ("job", "day", "raw_table", "row"),
+            ("job", "day"),
+            "aggregate",
+            (
+                column("job", "string", description="the verb that rejected the row"),
+                column("day", "date", "business day", "the day the row landed"),
+                column("reason", "string"),
+                column("raw_table", "string"),
+                column("row", "string", "JSON", "the rejected row, whole"),
+                column("num_rows", "bigint", "rows", "identical rows rejected together"),
+            ),
+        ),
+        Table(
+            "sequences",
+            ("user_id",),
+            ("bucket",),
+            "sequences",
+            (
+                column("user_id", "string"),
+                column("registered_on", "date", "business day"),
+                *_static_columns(recipe),
+                column("days", _days_type(recipe), "", "active days, ascending; day = since 1970"),
+                column("bucket", "int", "", "hash of user_id; one file a bucket"),
+            ),
+        ),
+        Table(
+            "forecasts",
+            ("as_of", "user_id", "horizon_day"),
+            ("as_of", "shard"),
+            "score",
+            (
+                column("as_of", "date", "business day"),
+                column("shard", "int"),
+                column("user_id", "string"),
+                column("horizon_day", "date", "business day"),
+                *forecasts,
+                column("model_version", "string"),
+            ),
+        ),
+        Table(
+            "evaluations",
+            ("as_of", "origin", "user_id"),
+            ("as_of",),
+            "evaluate",
+            (
+                column("as_of", "date", "business day", "business date of the evaluation"),
+                column("origin", "date", "business day", "last day the forecast saw"),
+                column("user_id", "string"),
+                column("is_held_out", "boolean", "", "user never seen in training"),
+                column("model_version", "string"),
+                *(
+                    column(f"{task.name}_{what}", "double")
+                    for task in recipe.tasks
+                    for what in ("forecast", "outcome")
+                ),
+            ),
+        ),
+        Table(
+            "scores",
+            ("as_of", "user_id"),
+            ("as_of",),
+            "publish",
+            (
+                column("as_of", "date", "business day"),
+                column("user_id", "string"),
+                *scores,
+                column("model_version", "string"),
+                column("calibrator_version", "string"),
+            ),
+        ),
+        Table(
+            "manifests",
+            ("as_of",),
+            (),
+            "publish",
+            (
+                column("as_of", "date", "business day"),
+                column("scores_version", "bigint", "Delta version"),
+                column("num_rows", "bigint", "rows"),
+                column("checksum", "string", "", "sha256 of the rows, sorted by user_id"),
+                column("model_version", "string"),
+                column("calibrator_version", "string"),
+                column("inputs", "string", "JSON", "input tables and their Delta versions"),
+                column("valid_until", "date", "business day", "last day consumers may use it"),
+            ),
+        ),
+        Table(
+            "exposures",
+            ("experiment", "user_id"),
+            ("experiment",),
+            "assign",
+            (
+                column("experiment", "string"),
+                column("user_id", "string"),
+                column("variant", "string"),
+                column("exposed_on", "date", "business day", "first day in the experiment"),
+            ),
+        ),
+        Table(
+            "outcomes",
+            ("experiment", "day", "variant"),
+            ("experiment", "day"),
+            "measure",
+            (
+                column("experiment", "string"),
+                column("day", "date", "business day"),
+                column("variant", "string"),
+                column("num_users", "bigint", "users", "exposed on or before the day"),
+                column("num_active", "bigint", "users", "daily active users"),
+                column("cost", "double", "", "offer cost, in the cost column's unit"),
+            ),
+        ),
+        Table(
+            "effects",
+            ("experiment", "as_of", "metric"),
+            ("experiment", "as_of"),
+            "measure",
+            (
+                column("experiment", "string"),
+                column("as_of", "date", "business day"),
+                column("metric", "string"),
+                column("control", "double", "", "mean per user"),
+                column("treatment", "double", "", "mean per user"),
+                column("effect", "double", "", "treatment - control"),
+                column("effect_low", "double"),
+                column("effect_high", "double"),
+                column("relative", "double", "share", nullable=True),
+                column("relative_low", "double", "share", nullable=True),
+                column("relative_high", "double", "share", nullable=True),
+                column("p_value", "double"),
+                column("num_control", "bigint", "users"),
+                column("num_treatment", "bigint", "users"),
+                column("srm_p_value", "double", "", "sample-ratio check"),
+            ),
+        ),
+        Table(
+            "metrics",
+            ("day", "job", "name", "segment"),
+            ("job", "day"),
+            "every verb",
+            (
+                column("day", "date", "business day"),
+                column("job", "string", "", "the verb that measured it"),
+                column("name", "string"),
+                column("segment", "string"),
+                column("value", "double", nullable=True),
+                column("verdict", "string", "", "ok | warning | critical | info"),
+                column("message", "string"),
+            ),
+        ),
+        Table(
+            "ledger",
+            ("table", "business_date"),
+            (),
+            "every verb that writes",
+            (
+                column("table", "string"),
+                column("business_date", "date", "business day"),
+                column("first_day", "date", "business day", "first day of the window answered for"),
+                column("version", "bigint", "Delta version"),
+                column("rows", "bigint", "rows", "rows of the window"),
+                column("verdict", "string", "", "ready | refused"),
+                column("inputs", "string", "JSON", "what it was made from, and which version"),
+                column("fingerprint", "string", "", "of the inputs, the recipe and the options"),
+                column("report", "string", "JSON", "the verb's report, to print again"),
+            ),
+        ),
+    )
+    return {table.name: table for table in declared}
+
+
+def table_uri(settings: Settings, recipe: Recipe, name: str) -> str:
+    """Where a contract table of this recipe lies."""
+    return f"{settings.lake}/{recipe.name}/{tables(recipe)[name].name}"
+
+
+def raw_uri(settings: Settings, recipe: Recipe, name: str) -> str:
+    """Where a raw table of the recipe's dataset lies."""
+    (raw,) = (table for table in recipe.raw if table.name == name)
+    path = raw.path or raw.name
+    if "://" in path or path.startswith("/"):
+        return path
+    return f"{settings.lake}/raw/{recipe.dataset}/{path}"
+
+
+def open_table(uri: str, version: int | None = None) -> DeltaTable | None:
+    """The Delta table at ``uri``, or ``None`` where there is none yet."""
+    try:
+        return DeltaTable(uri, version=version)
+    except TableNotFoundError:
+        return None
+
+
+def read(
+    uri: str,
+    *,
+    version: int | None = None,
+    columns: Sequence[str] | None = None,
+    where: str | None = None,
+) -> pa.Table | None:
+    """Rows of a Delta table, in no particular order, or ``None`` where there is no table.
+
+    Args:
+        uri: The table.
+        version: Pinned Delta version; the newest when ``None``.
+        columns: Columns wanted; all when ``None``.
+        where: SQL predicate, made by :func:`predicate` and never from free text.
+    """
+    table = open_table(uri, version)
+    if table is None:
+        return None
+    return pa.table(table.scan(columns=list(columns) if columns else None, predicate=where))
+
+
+def predicate(**values: str | int | dt.date | tuple[dt.date, dt.date]) -> str:
+    """``column = value`` joined by AND; a pair of dates is a closed range. Quotes are escaped."""
+    terms = []
+    for column, value in values.items():
+        if isinstance(value, tuple):
+            terms.append(f'"{column}" BETWEEN {_literal(value[0])} AND {_literal(value[1])}')
+        else:
+            terms.append(f'"{column}" = {_literal(value)}')
+    return " AND ".join(terms)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, dt.date):
+        return f"DATE '{value.isoformat()}'"
+    if isinstance(value, int):
+        return str(value)
+    escaped = str(value).replace("'", "''")
+    return f"'{escaped}'"
+
+
+def replace(
+    uri: str, rows: pa.Table, *, where: str | None, partition: Sequence[str] = ()
+) -> int:
+    """Put ``rows`` in the place of those matching ``where``, in one commit; create if missing.
+
+    Atomic: readers see all of the old rows or all of the new ones. A writer that loses a race
+    for the commit tries again on the newer version.
+
+    Args:
+        uri: The table.
+        rows: The new rows, all of which must match ``where``.
+        where: From :func:`predicate`; ``None`` replaces the whole table.
+        partition: Partition columns, used when the table is created.
+
+    Returns:
+        The Delta version committed.
+    """
+    for attempt in range(_COMMIT_ATTEMPTS):
+        try:
+            exists = open_table(uri) is not None
+            write_deltalake(
+                uri,
+                rows,
+                mode="overwrite",
+                partition_by=list(partition) or None,
+                predicate=where if exists else None,
+            )
+        except CommitFailedError:
+            if attempt == _COMMIT_ATTEMPTS - 1:
+                raise
+            # Jitter, so that two writers that met once do not meet again.
+            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)  # noqa: S311
+        else:
+            break
+    return DeltaTable(uri).version()

@@ -1,0 +1,141 @@
+"""The tiny world: one gym, written once as real tables, given to each test as its own copy."""
+
+import datetime as dt
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GYM_FOLDER = Path(__file__).resolve().parent / "gym"
+sys.path.insert(0, str(GYM_FOLDER))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(GYM_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+from gym_world import raw  # noqa: E402
+
+from lumos.cli import VERBS, run  # noqa: E402
+from lumos.recipes import load  # noqa: E402
+from lumos.settings import Settings  # noqa: E402
+from lumos.verbs import Report, Request  # noqa: E402
+
+RECIPE = "gym_world.recipe:recipe"
+
+
+@dataclass(frozen=True)
+class World:
+    """A lake of its own, and a short way to run verbs on it."""
+
+    home: Path
+    recipe_name: str = RECIPE
+    date: dt.date = raw.BUSINESS_DATE
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables for a subprocess that works on this world."""
+        return {
+            **os.environ,
+            "LUMOS_HOME": str(self.home),
+            "LUMOS_LAKE": str(self.home / "lake"),
+            "LUMOS_RECIPE": self.recipe_name,
+            "MLFLOW_TRACKING_URI": f"sqlite:///{self.home / 'mlflow.db'}",
+        }
+
+    @property
+    def settings(self) -> Settings:
+        """The same as an object."""
+        return Settings.from_environment(self.environment)
+
+    def request(self, verb: str, *, date: dt.date | None = None, **options: Any) -> Request:
+        """A request with the verb's default options, some of them replaced."""
+        force = options.pop("force", False)
+        recipe = options.pop("recipe", None) or load(self.recipe_name)
+        defaults = {flag.name.replace("-", "_"): flag.default for flag in VERBS[verb].flags}
+        return Request(
+            verb=verb,
+            recipe=recipe,
+            date=date or self.date,
+            settings=self.settings,
+            options={**defaults, **options},
+            force=force,
+        )
+
+    def run(self, verb: str, *, date: dt.date | None = None, **options: Any) -> Report:
+        """Run a verb in this process."""
+        return run(self.request(verb, date=date, **options))
+
+    def copy(self, home: Path) -> "World":
+        """The same world somewhere else, free to be changed."""
+        shutil.copytree(self.home, home, dirs_exist_ok=True, symlinks=True)
+        return World(home, self.recipe_name, self.date)
+
+
+def enter(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Point this process's environment at the world."""
+    for name in ("LUMOS_HOME", "LUMOS_LAKE", "LUMOS_RECIPE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, world.environment[name])
+    return world
+
+
+def prepared_jars(home: Path) -> None:
+    """Let a fresh home use the JARs that ``make setup`` has prepared."""
+    prepared = Settings.from_environment().home / "spark"
+    home.mkdir(parents=True, exist_ok=True)
+    if prepared.exists():
+        (home / "spark").symlink_to(prepared)
+
+
+@pytest.fixture(scope="session")
+def _raw_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    home = tmp_path_factory.mktemp("gym") / "home"
+    prepared_jars(home)
+    raw.write_raw(home / "lake" / "raw" / "gym")
+    return World(home)
+
+
+@pytest.fixture(scope="session")
+def _aggregated_world(_raw_world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = _raw_world.copy(tmp_path_factory.mktemp("gym") / "home")
+    world.run("aggregate", days=raw.NUM_DAYS_TO_BUSINESS_DATE)
+    world.run("sequences")
+    world.run("validate")
+    return world
+
+
+@pytest.fixture(scope="session")
+def _trained_world(_aggregated_world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = _aggregated_world.copy(tmp_path_factory.mktemp("gym") / "home")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        enter(world, monkeypatch)
+        for verb in ("train", "evaluate", "promote"):
+            world.run(verb)
+    return world
+
+
+@pytest.fixture
+def gym_raw(
+    _raw_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """A lake of the gym's raw tables, nothing aggregated yet."""
+    yield enter(_raw_world.copy(tmp_path / "home"), monkeypatch)
+
+
+@pytest.fixture
+def gym(
+    _aggregated_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """The gym aggregated, sequenced and validated for its business date."""
+    yield enter(_aggregated_world.copy(tmp_path / "home"), monkeypatch)
+
+
+@pytest.fixture
+def gym_trained(
+    _trained_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """The gym with a trained, evaluated and promoted champion."""
+    yield enter(_trained_world.copy(tmp_path / "home"), monkeypatch)
