@@ -195,10 +195,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report = run(request_from(arguments, dt.datetime.now(dt.UTC).date()))
     except BadInput as error:
-        log.error("%s", error)  # noqa: TRY400 - a sentence for people, no traceback
+        log.error("%s", error)
         return BAD_INPUT
     except GateRefused as error:
-        log.error("refused: %s", error)  # noqa: TRY400
+        log.error("refused: %s", error)
         return REFUSED
     except Exception:
         log.exception("lumos %s failed; a retry may help", arguments.verb)

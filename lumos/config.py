@@ -36,9 +36,7 @@ def _identifier(name: str) -> str:
 
 # Names become table, column and folder names, hence this narrow alphabet.
 Name = Annotated[str, AfterValidator(_identifier)]
-SqlType = Literal[
-    "string", "boolean", "int", "bigint", "float", "double", "date", "timestamp"
-]
+SqlType = Literal["string", "boolean", "int", "bigint", "float", "double", "date", "timestamp"]
 
 
 class Config(BaseModel):
@@ -330,6 +328,18 @@ class Recipe(Config):
                 msg = (
                     f"task {task.name}: window_days={task.window_days} is beyond "
                     f"horizon_days={self.horizon_days}"
+                )
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _costs_are_measured(self) -> Self:
+        columns = [column.name for column in self.activity]
+        for experiment in self.experiments:
+            if experiment.cost not in columns:
+                msg = (
+                    f"experiment {experiment.name}: cost={experiment.cost!r} is no activity "
+                    f"column; choose from {columns}"
                 )
                 raise ValueError(msg)
         return self

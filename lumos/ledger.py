@@ -66,9 +66,7 @@ def entries(settings: Settings, recipe: Recipe, table: str) -> list[Entry]:
     return _rows(settings, recipe, predicate(table=table))
 
 
-def require(
-    settings: Settings, recipe: Recipe, table: str, date: dt.date, *, remedy: str
-) -> Entry:
+def require(settings: Settings, recipe: Recipe, table: str, date: dt.date, *, remedy: str) -> Entry:
     """The entry of a table that is ready for ``date``.
 
     Raises:
@@ -114,7 +112,7 @@ def record(
     Called last: a run killed before it has entered nothing, and its rerun does the work again.
     """
     written = report.tables if tables_written is None else tables_written
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "table": item.table,
             "business_date": request.date,

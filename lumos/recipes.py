@@ -1,7 +1,6 @@
 """Recipes by name: the shipped ones, and anyone's own as ``package.module:function``."""
 
 import importlib
-
 import re
 
 from pydantic import ValidationError
@@ -38,7 +37,9 @@ def load(name: str) -> Recipe:
     try:
         build = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
-        msg = f"recipe {name!r}: no module {error.name!r}; is its folder installed or on PYTHONPATH?"
+        msg = (
+            f"recipe {name!r}: no module {error.name!r}; is it installed, or on PYTHONPATH?"
+        )
         raise ValueError(msg) from error
     except AttributeError as error:
         msg = f"recipe {name!r}: module {module} has no function {function!r}"
@@ -50,5 +51,5 @@ def load(name: str) -> Recipe:
         raise ValueError(msg) from error
     if not isinstance(recipe, Recipe):
         msg = f"recipe {name!r} returned {type(recipe).__name__}, expected a lumos.config.Recipe"
-        raise ValueError(msg)  # noqa: TRY004 - a bad value of the user's, not of ours
+        raise ValueError(msg)
     return recipe

@@ -41,7 +41,7 @@ class Settings(BaseModel):
             home=home,
             lake=lake.rstrip("/"),
             recipe=given.get("LUMOS_RECIPE") or "complete_journey",
-            platform=given.get("LUMOS_PLATFORM") or "local",
+            platform=given.get("LUMOS_PLATFORM") or "local",  # type: ignore[arg-type]
             mlflow_uri=given.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
             sql_root=Path(given.get("LUMOS_SQL") or REPOSITORY / "include" / "sql").absolute(),
         )

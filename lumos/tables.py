@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from lumos.config import Recipe
@@ -135,7 +135,9 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
             "aggregate",
             (
                 column("day", "date", "business day"),
-                column("known_on", "date", "business day", "what this row says was known from here"),
+                column(
+                    "known_on", "date", "business day", "the row was known from here"
+                ),
                 *(column(c.name, "double", c.unit, c.description) for c in recipe.events),
             ),
         ),
@@ -194,7 +196,7 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
         ),
         Table(
             "evaluations",
-            ("as_of", "origin", "user_id"),
+            ("as_of", "model_version", "origin", "user_id"),
             ("as_of",),
             "evaluate",
             (
@@ -267,22 +269,23 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
         ),
         Table(
             "effects",
-            ("experiment", "as_of", "metric"),
+            ("experiment", "as_of", "metric", "variant"),
             ("experiment", "as_of"),
             "measure",
             (
                 column("experiment", "string"),
                 column("as_of", "date", "business day"),
                 column("metric", "string"),
+                column("variant", "string", "", "the treatment; the first variant is the control"),
                 column("control", "double", "", "mean per user"),
                 column("treatment", "double", "", "mean per user"),
                 column("effect", "double", "", "treatment - control"),
-                column("effect_low", "double"),
-                column("effect_high", "double"),
+                column("effect_low", "double", nullable=True),
+                column("effect_high", "double", nullable=True),
                 column("relative", "double", "share", nullable=True),
                 column("relative_low", "double", "share", nullable=True),
                 column("relative_high", "double", "share", nullable=True),
-                column("p_value", "double"),
+                column("p_value", "double", "", "null without any variance", nullable=True),
                 column("num_control", "bigint", "users"),
                 column("num_treatment", "bigint", "users"),
                 column("srm_p_value", "double", "", "sample-ratio check"),
@@ -364,7 +367,13 @@ def read(
     table = open_table(uri, version)
     if table is None:
         return None
-    return pa.table(table.scan(columns=list(columns) if columns else None, predicate=where))
+    found = pa.table(table.scan(columns=list(columns) if columns else None, predicate=where))
+    # delta-rs gives string views, for which pyarrow has neither filter nor join.
+    plain = [
+        field.with_type(pa.string()) if pa.types.is_string_view(field.type) else field
+        for field in found.schema
+    ]
+    return found.cast(pa.schema(plain))
 
 
 def predicate(**values: str | int | dt.date | tuple[dt.date, dt.date]) -> str:
@@ -378,7 +387,7 @@ def predicate(**values: str | int | dt.date | tuple[dt.date, dt.date]) -> str:
     return " AND ".join(terms)
 
 
-def _literal(value: Any) -> str:
+def _literal(value: str | int | dt.date) -> str:
     if isinstance(value, dt.date):
         return f"DATE '{value.isoformat()}'"
     if isinstance(value, int):
@@ -388,7 +397,12 @@ def _literal(value: Any) -> str:
 
 
 def replace(
-    uri: str, rows: pa.Table, *, where: str | None, partition: Sequence[str] = ()
+    uri: str,
+    rows: pa.Table,
+    *,
+    where: str | None,
+    partition: Sequence[str] = (),
+    transaction: Transaction | None = None,
 ) -> int:
     """Put ``rows`` in the place of those matching ``where``, in one commit; create if missing.
 
@@ -400,25 +414,28 @@ def replace(
         rows: The new rows, all of which must match ``where``.
         where: From :func:`predicate`; ``None`` replaces the whole table.
         partition: Partition columns, used when the table is created.
+        transaction: A name and a number committed with the rows, for writers that must know
+            later what they wrote (``DeltaTable.transaction_version``).
 
     Returns:
-        The Delta version committed.
+        The newest Delta version after the commit.
     """
+    properties = CommitProperties(app_transactions=[transaction]) if transaction else None
     for attempt in range(_COMMIT_ATTEMPTS):
         try:
-            exists = open_table(uri) is not None
+            # Empty first: of two writers that create it with rows, one would wipe the other's.
+            if open_table(uri) is None:
+                DeltaTable.create(
+                    uri, rows.schema, mode="ignore", partition_by=list(partition) or None
+                )
             write_deltalake(
-                uri,
-                rows,
-                mode="overwrite",
-                partition_by=list(partition) or None,
-                predicate=where if exists else None,
+                uri, rows, mode="overwrite", predicate=where, commit_properties=properties
             )
         except CommitFailedError:
             if attempt == _COMMIT_ATTEMPTS - 1:
                 raise
             # Jitter, so that two writers that met once do not meet again.
-            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)  # noqa: S311
+            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
         else:
             break
     return DeltaTable(uri).version()

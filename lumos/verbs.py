@@ -74,6 +74,6 @@ class Request(BaseModel):
     options: Mapping[str, Any] = Field(default_factory=dict)
     force: bool = False
 
-    def report(self, **fields: Any) -> Report:
+    def report(self, **fields: Any) -> Report:  # noqa: ANN401 - Report checks them
         """A :class:`Report` that carries this request's verb, recipe and date."""
         return Report(verb=self.verb, recipe=self.recipe.name, date=self.date, **fields)

@@ -4,7 +4,6 @@ import datetime as dt
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,24 +117,18 @@ def _trained_world(_aggregated_world: World, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def gym_raw(
-    _raw_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
+def gym_raw(_raw_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A lake of the gym's raw tables, nothing aggregated yet."""
-    yield enter(_raw_world.copy(tmp_path / "home"), monkeypatch)
+    return enter(_raw_world.copy(tmp_path / "home"), monkeypatch)
 
 
 @pytest.fixture
-def gym(
-    _aggregated_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
+def gym(_aggregated_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """The gym aggregated, sequenced and validated for its business date."""
-    yield enter(_aggregated_world.copy(tmp_path / "home"), monkeypatch)
+    return enter(_aggregated_world.copy(tmp_path / "home"), monkeypatch)
 
 
 @pytest.fixture
-def gym_trained(
-    _trained_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
+def gym_trained(_trained_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """The gym with a trained, evaluated and promoted champion."""
-    yield enter(_trained_world.copy(tmp_path / "home"), monkeypatch)
+    return enter(_trained_world.copy(tmp_path / "home"), monkeypatch)

@@ -24,7 +24,7 @@ def test_the_guide_shows_the_very_sql_that_runs(name: str) -> None:
 
 def test_the_recipe_in_the_guide_is_valid() -> None:
     scope: dict[str, object] = {}
-    exec(blocks("python")[0], scope)  # noqa: S102 - our own documentation
+    exec(blocks("python")[0], scope)
     build = scope["recipe"]
     assert callable(build)
     assert isinstance(build(), Recipe)

@@ -27,6 +27,7 @@ from lumos.config import (
     Experiment,
     RawTable,
     Recipe,
+    SqlType,
     StaticColumn,
     Task,
     Variant,
@@ -43,6 +44,15 @@ FIRST_DAY, LAST_DAY = dt.date(2017, 1, 1), dt.date(2017, 12, 31)
 # Before FIRST_DAY only announcements land: of campaigns that already run when the year starts.
 _FIRST_LANDING = dt.date(2016, 10, 1)
 _CAMPAIGN_LEAD_DAYS, _MAILER_LEAD_DAYS = 14, 3
+_ATTRIBUTES = (
+    "age",
+    "income",
+    "home_ownership",
+    "marital_status",
+    "household_size",
+    "household_comp",
+    "kids_count",
+)
 _WEEK_1 = dt.date(2016, 12, 26)  # week 1 of the data is the one that holds 1 January 2017
 
 
@@ -84,18 +94,7 @@ def recipe() -> Recipe:
             EventColumn(name="mailer_inside", unit="ln(1 + store placements)"),
             EventColumn(name="store_displays", unit="ln(1 + store placements)"),
         ),
-        static=tuple(
-            StaticColumn(name=name, kind="categorical")
-            for name in (
-                "age",
-                "income",
-                "home_ownership",
-                "marital_status",
-                "household_size",
-                "household_comp",
-                "kids_count",
-            )
-        ),
+        static=tuple(StaticColumn(name=name, kind="categorical") for name in _ATTRIBUTES),
         history_days=182,
         horizon_days=7,
         tasks=(
@@ -120,7 +119,8 @@ def recipe() -> Recipe:
 
 
 def _raw_tables() -> tuple[RawTable, ...]:
-    landed = {"landed_on": "date"}
+    landed: dict[str, SqlType] = {"landed_on": "date"}
+    attributes: dict[str, SqlType] = dict.fromkeys(_ATTRIBUTES, "string")
     return (
         RawTable(
             name="transactions",
@@ -224,18 +224,7 @@ def _raw_tables() -> tuple[RawTable, ...]:
             role="reference",
             columns={
                 "household_id": "bigint",
-                **dict.fromkeys(
-                    (
-                        "age",
-                        "income",
-                        "home_ownership",
-                        "marital_status",
-                        "household_size",
-                        "household_comp",
-                        "kids_count",
-                    ),
-                    "string",
-                ),
+                **attributes,
                 **landed,
             },
             landed_on="landed_on",

@@ -60,9 +60,7 @@ def write_raw(folder: Path, *, last_day: dt.date = LAST_DAY) -> None:
 def _members(random: np.random.Generator) -> pd.DataFrame:
     joined = [
         FIRST_DAY + dt.timedelta(days=int(n))
-        for n in np.where(
-            random.random(NUM_MEMBERS) < 0.7, 0, random.integers(1, 110, NUM_MEMBERS)
-        )
+        for n in np.where(random.random(NUM_MEMBERS) < 0.7, 0, random.integers(1, 110, NUM_MEMBERS))
     ]
     ages = random.integers(16, 70, NUM_MEMBERS).astype(object)
     ages[random.random(NUM_MEMBERS) < 0.2] = None

@@ -1,0 +1,31 @@
+# Airflow with LUMOS inside: every component of compose.yaml runs this image.
+FROM apache/airflow:3.3.2-python3.11
+
+USER root
+# Java for Spark; libgomp1 is LightGBM's OpenMP runtime.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends openjdk-17-jre-headless libgomp1 \
+ && rm -rf /var/lib/apt/lists/* \
+ && install -d -o airflow -g root -m 775 /opt/lumos /opt/lumos/home
+
+USER airflow
+WORKDIR /opt/lumos
+ENV LUMOS_HOME=/opt/lumos/home \
+    LUMOS_SQL=/opt/lumos/include/sql \
+    AIRFLOW__CORE__DAGS_FOLDER=/opt/lumos/dags \
+    AIRFLOW__CORE__PLUGINS_FOLDER=/opt/lumos/plugins \
+    AIRFLOW__CORE__LOAD_EXAMPLES=False
+
+# The lock goes over the image's own packages, so that the image's PostgreSQL drivers stay.
+# The first uv is the image's; the lock's replaces it.
+COPY --chown=airflow:root requirements.txt ./
+RUN uv pip install --no-cache --require-hashes --compile-bytecode -r requirements.txt
+
+COPY --chown=airflow:root pyproject.toml requirements.in README.md ./
+COPY --chown=airflow:root lumos ./lumos
+RUN uv pip install --no-cache --no-deps --no-build-isolation --compile-bytecode . \
+ && cd / && python -m lumos.aggregate.prepare
+
+COPY --chown=airflow:root include ./include
+COPY --chown=airflow:root plugins ./plugins
+COPY --chown=airflow:root dags ./dags

@@ -1,0 +1,207 @@
+"""One place that starts Spark, so that every job runs with the same settings, and quickly.
+
+A verb works on a few days and lasts seconds, so Spark's start is most of its time. What
+`lumos.aggregate.prepare` left in `$LUMOS_HOME/spark` shortens it: Delta's JARs on the class
+path instead of resolved by Ivy, and an archive of the classes that a job loads. The
+figures are in docs/decisions/0001-toolchain.md.
+"""
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from delta import configure_spark_with_delta_pip
+from pyspark.logger import PySparkLogger
+from pyspark.sql import SparkSession
+
+from lumos.settings import Settings
+from lumos.verbs import BadInput
+
+OLDEST_JAVA = 17  # what Spark 4 is compiled for
+JARS, ARCHIVE = "jars", "classes.jsa"
+
+_JAVA_REMEDY = (
+    "Install it (Debian, Ubuntu: apt-get install openjdk-17-jre-headless) "
+    "and let JAVA_HOME, where it is set, point at it."
+)
+_LOG4J = Path(__file__).with_name("log4j2.properties")
+
+# C1 alone compiles quickly to slower code: two Delta writes took 16 s, not 22 s. From which
+# length on C2 pays for itself was not measured, hence the argument `long`.
+_SHORT_JOB_FLAGS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+
+log = logging.getLogger(__name__)
+
+
+def find_java() -> str:
+    """Find the Java that Spark's launcher would take, and check that Spark can run on it.
+
+    Returns:
+        Its version, such as ``17.0.15``.
+
+    Raises:
+        BadInput: There is none, or it is too old.
+    """
+    home = os.environ.get("JAVA_HOME")
+    where = f"JAVA_HOME={home}" if home else "PATH"
+    command = shutil.which(str(Path(home) / "bin" / "java") if home else "java")
+    if command is None:
+        raise BadInput(
+            f"Spark needs Java {OLDEST_JAVA} or newer and none is on {where}. {_JAVA_REMEDY}"
+        )
+    version = _java_version(Path(command))
+    # "1.8.0_372" is Java 8: until Java 9 the first number was always 1.
+    numbers = re.findall(r"\d+", version.removeprefix("1."))
+    if not numbers or int(numbers[0]) < OLDEST_JAVA:
+        raise BadInput(
+            f"Spark needs Java {OLDEST_JAVA} or newer; {where} has {version}. {_JAVA_REMEDY}"
+        )
+    return version
+
+
+def _java_version(command: Path) -> str:
+    # Every JDK and JRE says its version in a file: reading it saves starting Java twice a job.
+    release = command.resolve().parent.parent / "release"
+    found = release.is_file() and re.search(r'^JAVA_VERSION="([^"]+)"', release.read_text(), re.M)
+    if not found:
+        answer = subprocess.run([command, "-version"], capture_output=True, text=True, check=False)
+        found = re.search(r'version "([^"]+)"', answer.stderr + answer.stdout)
+    return found.group(1) if found else "an unknown version"
+
+
+def prepared_jars(folder: Path) -> list[Path]:
+    """List the JARs that `prepare` put into `folder`; none if it never ran.
+
+    Sorted, because a class archive is valid for one exact class path only.
+    """
+    return sorted((folder / JARS).glob("*.jar"))
+
+
+def local_settings(
+    folder: Path, *, memory: str | None = None, cores: int | None = None, long: bool = False
+) -> dict[str, str]:
+    """Say how Spark runs inside one process, from what was prepared in `folder`.
+
+    Pure but for looking which files `folder` holds.
+    """
+    flags = [f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}", *(() if long else _SHORT_JOB_FLAGS)]
+    if (folder / ARCHIVE).exists():
+        # An archive that no longer fits is ignored by Java: slower, never wrong. Without the
+        # second flag Java would say so on stdout, whose last line belongs to the verb.
+        flags += [f"-XX:SharedArchiveFile={folder / ARCHIVE}", "-Xshare:auto", "-Xlog:disable"]
+    settings = {
+        **_session_settings(),
+        "spark.master": f"local[{cores or '*'}]",
+        "spark.driver.memory": memory or "2g",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraJavaOptions": " ".join(flags),
+        "spark.sql.warehouse.dir": (folder / "warehouse").as_uri(),
+        "spark.sql.catalogImplementation": "in-memory",  # Hive's would leave derby files here
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        # Spark's 200 and Delta's 50 are for clusters: locally each is a task with nothing to do.
+        "spark.sql.shuffle.partitions": "4",
+        "spark.databricks.delta.snapshotPartitions": "2",
+        # Spark 4.2 binds `spark.sql(query, args=...)` in its parser, which Delta 4.4.0's parser
+        # replaces without doing so: every query with a parameter fails. This is the old way.
+        "spark.sql.legacy.parameterSubstitution.constantsOnly": "true",
+    }
+    jars = prepared_jars(folder)
+    if jars:
+        # Not spark.jars: that copies them to a temporary folder and loads them by a class
+        # loader of its own, whose classes no archive can hold.
+        settings["spark.driver.extraClassPath"] = os.pathsep.join(map(str, jars))
+    return settings
+
+
+@contextmanager
+def spark_session(
+    app_name: str, *, memory: str | None = None, cores: int | None = None, long: bool = False
+) -> Iterator[SparkSession]:
+    """Lend a Spark session with Delta, and stop it afterwards.
+
+    A session that is already active (a cluster's, or a test's that many tests share) is
+    lent as it is, and left running.
+
+    Args:
+        app_name: What Spark calls the job.
+        memory: Heap of the one process, such as ``"8g"``; 2 GB if not given.
+        cores: Threads; all that the machine has if not given.
+        long: The job is expected to take minutes: let Java optimise fully.
+
+    Yields:
+        The session, whose time zone is UTC and whose SQL is ANSI.
+
+    Raises:
+        BadInput: There is no Java that Spark can run on.
+    """
+    on_cluster = "DATABRICKS_RUNTIME_VERSION" in os.environ
+    if on_cluster:
+        # The cluster's owner chose its size and its JARs; what results mean is still ours.
+        yield _configured(SparkSession.builder, _session_settings(static=False)).getOrCreate()
+        return
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        yield active
+        return
+    folder = Settings.from_environment().home / "spark"
+    session = start(app_name, local_settings(folder, memory=memory, cores=cores, long=long))
+    try:
+        yield session
+    finally:
+        session.stop()
+
+
+def start(app_name: str, settings: Mapping[str, str]) -> SparkSession:
+    """Start Spark in this process with exactly these settings; `spark_session` is for jobs.
+
+    Raises:
+        BadInput: There is no Java that Spark can run on.
+    """
+    find_java()
+    # Spark's workers would otherwise run whichever python3 comes first on PATH.
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    # spark-submit is itself a Java program that only prints a command line.
+    os.environ.setdefault("SPARK_LAUNCHER_OPTS", " ".join(_SHORT_JOB_FLAGS))
+    builder = _configured(SparkSession.builder.appName(app_name), settings)
+    if "spark.driver.extraClassPath" not in settings:
+        log.warning(
+            "Delta's JARs are not prepared, so Spark downloads them (or finds them in Ivy's "
+            "cache): `python -m lumos.aggregate.prepare` does that once and for all"
+        )
+        builder = configure_spark_with_delta_pip(builder)
+    session = builder.getOrCreate()
+    # PySpark prints every failed query as 10 KB of JSON besides raising it.
+    PySparkLogger.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
+    return session
+
+
+def _session_settings(*, static: bool = True) -> dict[str, str]:
+    """Say what every job relies on anywhere; `static` settings cannot change once Spark runs."""
+    settings = {
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.ansi.enabled": "true",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.parquet.compression.codec": "zstd",
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    }
+    if static:
+        settings |= {
+            "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+            "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        }
+    return settings
+
+
+def _configured(builder: SparkSession.Builder, settings: Mapping[str, str]) -> SparkSession.Builder:
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    return builder
