@@ -37,9 +37,7 @@ def load(name: str) -> Recipe:
     try:
         build = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
-        msg = (
-            f"recipe {name!r}: no module {error.name!r}; is it installed, or on PYTHONPATH?"
-        )
+        msg = f"recipe {name!r}: no module {error.name!r}; is it installed, or on PYTHONPATH?"
         raise ValueError(msg) from error
     except AttributeError as error:
         msg = f"recipe {name!r}: module {module} has no function {function!r}"

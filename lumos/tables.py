@@ -135,9 +135,7 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
             "aggregate",
             (
                 column("day", "date", "business day"),
-                column(
-                    "known_on", "date", "business day", "the row was known from here"
-                ),
+                column("known_on", "date", "business day", "the row was known from here"),
                 *(column(c.name, "double", c.unit, c.description) for c in recipe.events),
             ),
         ),
