@@ -30,6 +30,15 @@ def _holidays(country: str, years: tuple[int, ...]) -> frozenset[dt.date]:
     return frozenset(holidays.country_holidays(country, years=list(years)))
 
 
+def has_holidays(country: str) -> bool:
+    """Whether the public holidays of a country (ISO code) are known."""
+    try:
+        holidays.country_holidays(country)
+    except NotImplementedError:
+        return False
+    return True
+
+
 def calendar_columns(
     columns: tuple[str, ...], first: dt.date, num_days: int, country: str | None
 ) -> np.ndarray:

@@ -6,16 +6,17 @@ Logs and progress go to stderr. The last line of stdout is one JSON object, the 
 """
 
 import argparse
+import contextlib
 import datetime as dt
 import importlib
 import json
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -27,6 +28,9 @@ from lumos.settings import Settings
 from lumos.verbs import BAD_INPUT, DONE, FAULT, REFUSED, BadInput, GateRefused, Report, Request
 
 log = logging.getLogger("lumos")
+
+# Their INFO lines say nothing to whoever reads a task's log.
+_TALKATIVE = ("py4j", "great_expectations", "alembic", "mlflow", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -47,21 +51,35 @@ class Verb:
     help: str
     flags: tuple[Flag, ...] = ()
     needs_date: bool = True
+    needs_lake: bool = True
 
 
-def _days(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 5000:
-        raise ValueError
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """A flag's whole number, refused with the range that is allowed."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+            msg = f"{text!r} is not a whole number from {least} to {most}"
+            raise argparse.ArgumentTypeError(msg)
+        return int(text)
+
     return number
 
 
-_DAYS = Flag("days", _days, None, "how many days, ending with --date (default: the recipe's)")
+_DAYS = Flag(
+    "days", _whole(1, 5000), None, "how many days, ending with --date (default: the recipe's)"
+)
 _EXPERIMENT = Flag("experiment", str, None, "its name in the recipe (default: the only one)")
 _MODEL = Flag("model", str, None, "registry version (default: the champion)")
 
 VERBS: Mapping[str, Verb] = {
-    "doctor": Verb("lumos.doctor:doctor", "check Java, JARs, the lake, ports", needs_date=False),
+    "doctor": Verb(
+        "lumos.doctor:doctor",
+        "check Java, JARs, the lake, MLflow, the recipe, a port; says how to mend what is wrong",
+        (Flag("port", _whole(1, 65535), None, "a port that must be free, such as Airflow's 8080"),),
+        needs_date=False,
+        needs_lake=False,  # it says itself what is wrong with the lake, and what else is
+    ),
     "land": Verb(
         "lumos.datasets.land:land",
         "write a shipped dataset's raw tables, as a platform would land them day by day",
@@ -136,7 +154,10 @@ def request_from(arguments: argparse.Namespace, today: dt.date) -> Request:
         raise BadInput(explain(error)) from error
     except ValueError as error:
         raise BadInput(str(error)) from error
-    _check_lake(settings)
+    if verb.needs_lake:
+        trouble = settings.trouble_writing()
+        if trouble:
+            raise BadInput(trouble)
     names = [flag.name.replace("-", "_") for flag in verb.flags]
     return Request(
         verb=arguments.verb,
@@ -159,20 +180,6 @@ def _assignment(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _check_lake(settings: Settings) -> None:
-    if "://" in settings.lake:
-        return
-    try:
-        Path(settings.lake).mkdir(parents=True, exist_ok=True)
-        settings.home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"the lake {settings.lake} cannot be created ({error.strerror}); set LUMOS_LAKE"
-        raise BadInput(msg) from error
-    if not os.access(settings.lake, os.W_OK):
-        msg = f"the lake {settings.lake} is not writable; fix its rights or set LUMOS_LAKE"
-        raise BadInput(msg)
-
-
 def run(request: Request) -> Report:
     """Call the verb's function and stamp how long it took."""
     module, function = VERBS[request.verb].function.split(":")
@@ -180,6 +187,20 @@ def run(request: Request) -> Report:
     report: Report = getattr(importlib.import_module(module), function)(request)
     seconds = round(time.monotonic() - started, 2)
     return Report.model_validate({**report.model_dump(), "seconds": seconds})
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Keep stdout for the report: libraries, and the JVM that they start, print there too."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,9 +212,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
     )
+    for library in _TALKATIVE:
+        logging.getLogger(library).setLevel(logging.WARNING)
     arguments = parser().parse_args(argv)
     try:
-        report = run(request_from(arguments, dt.datetime.now(dt.UTC).date()))
+        with _stdout_to_stderr():
+            report = run(request_from(arguments, dt.datetime.now(dt.UTC).date()))
     except BadInput as error:
         log.error("%s", error)
         return BAD_INPUT

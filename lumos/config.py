@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from lumos.calendar import CALENDAR_COLUMNS
+from lumos.calendar import CALENDAR_COLUMNS, has_holidays
 
 
 def _identifier(name: str) -> str:
@@ -33,6 +33,15 @@ def _identifier(name: str) -> str:
         raise ValueError(msg)
     return name
 
+
+# Columns that the contract tables have beside a recipe's own (see lumos.tables).
+RESERVED_COLUMNS = frozenset(
+    {
+        "as_of", "bucket", "calibrator_version", "day", "days", "horizon_day", "is_held_out",
+        "known_on", "model_version", "num_raw_rows", "origin", "registered_on", "shard",
+        "user_id", "valid_from",
+    }
+)  # fmt: skip
 
 # Names become table, column and folder names, hence this narrow alphabet.
 Name = Annotated[str, AfterValidator(_identifier)]
@@ -159,6 +168,12 @@ class TrainingConfig(Config):
     warmup_share: float = Field(default=0.1, ge=0, le=1)
     clip_norm: float = Field(default=1.0, gt=0)
     held_out_users_share: float = Field(default=0.1, gt=0, lt=1)
+    min_history_days: int = Field(
+        default=28, ge=1, description="recorded days before the first training origin"
+    )
+    max_validation_users: int = Field(
+        default=20_000, ge=1, description="of each split; more are sampled by hash"
+    )
     seed: int = 0
     processes: int = Field(default=2, ge=1)
 
@@ -330,6 +345,18 @@ class Recipe(Config):
                     f"horizon_days={self.horizon_days}"
                 )
                 raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        names = [*self._column_names(), *(task.name for task in self.tasks)]
+        taken = sorted(set(names) & RESERVED_COLUMNS)
+        if taken:
+            msg = f"columns or tasks named {taken}: the contract tables have these columns already"
+            raise ValueError(msg)
+        if self.country is not None and not has_holidays(self.country):
+            msg = f"country {self.country!r} has no known holidays; use an ISO code such as 'IN'"
+            raise ValueError(msg)
         return self
 
     @model_validator(mode="after")

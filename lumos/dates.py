@@ -5,6 +5,7 @@ A *business date* is the last day that has been observed. Days travel as whole n
 """
 
 import datetime as dt
+import re
 
 EPOCH = dt.date(1970, 1, 1)
 
@@ -13,15 +14,21 @@ def parse_date(text: str, *, today: dt.date) -> dt.date:
     """Read ``YYYY-MM-DD``, refusing days that cannot have been observed yet.
 
     Raises:
-        ValueError: The text is no such date, or lies after ``today``.
+        ValueError: The text is no such date, lies after ``today``, or before 1970.
     """
     try:
-        date = dt.datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=dt.UTC).date()
+        # `fromisoformat` also reads 20171210 and 2017-W49-7, `strptime` also 2017-1-5.
+        if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            raise ValueError
+        date = dt.date.fromisoformat(text)
     except ValueError:
         msg = f"date {text!r} is not a day written as YYYY-MM-DD, such as 2017-12-10"
         raise ValueError(msg) from None
     if date > today:
         msg = f"date {text} lies in the future (today is {today}): it has not been observed yet"
+        raise ValueError(msg)
+    if date < EPOCH:
+        msg = f"date {text} lies before {EPOCH}, where days are counted from; is the year right?"
         raise ValueError(msg)
     return date
 

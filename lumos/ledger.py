@@ -66,6 +66,12 @@ def entries(settings: Settings, recipe: Recipe, table: str) -> list[Entry]:
     return _rows(settings, recipe, predicate(table=table))
 
 
+def of_date(settings: Settings, recipe: Recipe, date: dt.date) -> list[Entry]:
+    """All that was entered for a business date, by table."""
+    rows = _rows(settings, recipe, predicate(business_date=date))
+    return sorted(rows, key=lambda entry: entry.table)
+
+
 def require(settings: Settings, recipe: Recipe, table: str, date: dt.date, *, remedy: str) -> Entry:
     """The entry of a table that is ready for ``date``.
 
@@ -74,7 +80,8 @@ def require(settings: Settings, recipe: Recipe, table: str, date: dt.date, *, re
     """
     entry = find(settings, recipe, table, date)
     if entry is None:
-        known = [e.business_date.isoformat() for e in entries(settings, recipe, table)]
+        ready = (e for e in entries(settings, recipe, table) if e.verdict == READY)
+        known = [e.business_date.isoformat() for e in ready]
         msg = (
             f"{table} of recipe {recipe.name} is not ready for {date}; "
             f"ready are {', '.join(known[-5:]) or 'no dates at all'}. {remedy}"
@@ -127,11 +134,12 @@ def record(
         for item in written
     ]
     table = tables(request.recipe)["ledger"]
-    for row in rows:
+    if rows:
+        # One commit for all: half an entry would look like a run that is done.
         replace(
             table_uri(request.settings, request.recipe, "ledger"),
-            pa.Table.from_pylist([row], schema=table.arrow_schema(request.recipe)),
-            where=predicate(table=row["table"], business_date=row["business_date"]),
+            pa.Table.from_pylist(rows, schema=table.arrow_schema(request.recipe)),
+            where=predicate(business_date=request.date, table=[item.table for item in written]),
         )
     return report
 

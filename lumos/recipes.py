@@ -35,13 +35,14 @@ def load(name: str) -> Recipe:
         raise ValueError(msg)
     module, function = name.split(":")
     try:
-        build = getattr(importlib.import_module(module), function)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         msg = f"recipe {name!r}: no module {error.name!r}; is it installed, or on PYTHONPATH?"
         raise ValueError(msg) from error
-    except AttributeError as error:
+    build = getattr(found, function, None)
+    if not callable(build):
         msg = f"recipe {name!r}: module {module} has no function {function!r}"
-        raise ValueError(msg) from error
+        raise ValueError(msg)
     try:
         recipe = build()
     except ValidationError as error:

@@ -4,6 +4,7 @@ The only place that reads environment variables of the project; see ``docs/opera
 """
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -45,3 +46,24 @@ class Settings(BaseModel):
             mlflow_uri=given.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
             sql_root=Path(given.get("LUMOS_SQL") or REPOSITORY / "include" / "sql").absolute(),
         )
+
+    def trouble_writing(self) -> str:
+        """What keeps this process from writing, with the remedy; empty if nothing does.
+
+        Makes the folders where they are missing. A lake behind a URI is tried by its first use.
+        """
+        folders = {"LUMOS_HOME": self.home}
+        if "://" not in self.lake:
+            folders["LUMOS_LAKE"] = Path(self.lake)
+        for variable, folder in folders.items():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                # Rights alone do not tell: root has them all, on a read-only disk too.
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                return (
+                    f"{folder} is not a folder that can be written to ({error.strerror}); "
+                    f"mend it, or set {variable} to another one"
+                )
+        return ""

@@ -9,7 +9,6 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -374,12 +373,17 @@ def read(
     return found.cast(pa.schema(plain))
 
 
-def predicate(**values: str | int | dt.date | tuple[dt.date, dt.date]) -> str:
-    """``column = value`` joined by AND; a pair of dates is a closed range. Quotes are escaped."""
+def predicate(**values: str | int | dt.date | tuple[dt.date, dt.date] | list[str]) -> str:
+    """``column = value`` joined by AND; a pair of dates is a closed range, a list any of its items.
+
+    Quotes are escaped.
+    """
     terms = []
     for column, value in values.items():
         if isinstance(value, tuple):
             terms.append(f'"{column}" BETWEEN {_literal(value[0])} AND {_literal(value[1])}')
+        elif isinstance(value, list):
+            terms.append(f'"{column}" IN ({", ".join(map(_literal, value))})')
         else:
             terms.append(f'"{column}" = {_literal(value)}')
     return " AND ".join(terms)

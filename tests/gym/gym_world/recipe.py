@@ -113,7 +113,7 @@ def recipe() -> Recipe:
             d_event=8,
             d_static=8,
         ),
-        training=TrainingConfig(epochs=3, batch_size=16, learning_rate=3e-3),
+        training=TrainingConfig(epochs=60, batch_size=32, learning_rate=5e-3),
         evaluation=EvaluationConfig(num_origins=2, days_between_origins=7),
         scoring=ScoringConfig(active_within_days=120, num_shards=3, batch_size=32),
         experiments=(
