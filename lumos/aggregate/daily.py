@@ -1,0 +1,263 @@
+"""The verb ``aggregate``: raw tables in, ``activity``, ``event_context`` and ``users`` out.
+
+The initial load is this job with a longer window. Order: judge every raw row, run the three
+SELECTs, check, and only then write; audit what was written; and only then call it ready.
+"""
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import reduce
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lumos import ledger
+from lumos.aggregate import contract, facts, write
+from lumos.aggregate.activity import check_conservation, raw_rows_by_day
+from lumos.aggregate.facts import COUNTED, EARLIER, Days
+from lumos.aggregate.plan import SELECTS, Plan, Rows, make_plan
+from lumos.aggregate.raw import open_source
+from lumos.aggregate.spark import spark_session
+from lumos.aggregate.static import KNOWN_USERS, known_users
+from lumos.quality.validate import audit
+from lumos.tables import predicate, read, table_uri, tables
+from lumos.verbs import BadInput, GateRefused, Report, Request, TableWritten
+
+
+def aggregate(request: Request) -> Report:
+    """Aggregate the ``--days`` days up to ``--date`` again, as what had landed by then says.
+
+    Raises:
+        BadInput: A raw table or a SELECT is not as declared, or the date has no data.
+        GateRefused: The audit of the written rows failed; the tables hold what they held before.
+    """
+    plan = make_plan(request)
+    done = ledger.already_done(plan.ledger_request(), "activity", plan.inputs)
+    if done is not None and plan.was_done_as_wide():
+        return done
+    for name in (*SELECTS, "quarantine"):
+        write.ensure_table(request.settings, request.recipe, name)
+    with spark_session("lumos aggregate") as spark, _local_time(spark, request.recipe.timezone):
+        rows = Rows()
+        try:
+            _judge(spark, plan, rows)
+            _select(spark, plan, rows)
+            return _write(spark, plan, rows)
+        finally:
+            for frame in rows.results.values():
+                frame.unpersist()
+            for name in (*plan.sources, KNOWN_USERS):
+                spark.catalog.dropTempView(name)
+
+
+@contextmanager
+def _local_time(spark: SparkSession, timezone: str) -> Iterator[None]:
+    """Let ``CAST(moment AS DATE)`` and ``HOUR(moment)`` mean the platform's own day and hour."""
+    before = spark.conf.get("spark.sql.session.timeZone")
+    spark.conf.set("spark.sql.session.timeZone", timezone)
+    try:
+        yield
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", str(before))
+
+
+def _judge(spark: SparkSession, plan: Plan, rows: Rows) -> None:
+    """Judge all facts, make them views, and stop at a day that has none."""
+    declared = {table.name: table for table in plan.request.recipe.raw}
+    for name, table in declared.items():
+        if table.role == "fact":
+            rows.judged[name] = _judged(spark, plan, name, repeated=False)
+        elif any(contract.mentions(text, name) for text in plan.texts.values()):
+            frame = open_source(spark, plan.sources[name])
+            if table.landed_on:
+                frame = frame.filter(F.col(table.landed_on) <= F.lit(plan.days.last))
+            frame.createOrReplaceTempView(name)
+    with_repeats = rows.count([declared[name] for name in rows.judged])
+    for name in with_repeats:
+        rows.judged[name] = _judged(spark, plan, name, repeated=True)
+    if with_repeats:
+        rows.count([declared[name] for name in rows.judged])
+    for name, judged in rows.judged.items():
+        # By user, so that one shuffle serves all that a SELECT groups by user.
+        facts.accepted(judged).repartition("user_id").createOrReplaceTempView(name)
+    if not rows.accepted_by_day[plan.days.last] and not plan.request.options["allow_empty"]:
+        raise BadInput(_no_data(spark, plan))
+
+
+def _judged(spark: SparkSession, plan: Plan, name: str, *, repeated: bool) -> DataFrame:
+    source = plan.sources[name]
+    frame = open_source(spark, source)
+    return facts.judge(frame, source.table, plan.days, plan.runs, repeated=repeated)
+
+
+def _no_data(spark: SparkSession, plan: Plan) -> str:
+    newest = []
+    for table in plan.request.recipe.raw:
+        if table.role == "fact":
+            landed = F.col(table.landed_on or str(table.happened_at)).cast("date")
+            frame = open_source(spark, plan.sources[table.name]).agg(F.max(landed))
+            newest += [row[0] for row in frame.collect() if row[0] is not None]
+    date = plan.days.last
+    return (
+        f"no usable raw row of {plan.request.recipe.dataset} happened on {date}; the newest day "
+        f"that has landed is {max(newest, default='none at all')}. Land {date} and run again, or "
+        "add --allow-empty if nothing happened on that day (a public holiday, say)"
+    )
+
+
+def _select(spark: SparkSession, plan: Plan, rows: Rows) -> None:
+    """Run the SELECTs and check their results; nothing is written before all is well."""
+    request, recipe = plan.request, plan.request.recipe
+    if contract.mentions(plan.texts["static"], KNOWN_USERS):
+        before = known_users(spark, request.settings, recipe, plan.known)
+        before.createOrReplaceTempView(KNOWN_USERS)
+    files = {}
+    for name, select in SELECTS.items():
+        if select not in plan.texts:
+            continue
+        files[name] = contract.sql_path(request.settings, recipe, select)
+        window = plan.window(name)
+        arguments: dict[str, Any] = {"first_day": window.first, "last_day": window.last}
+        rows.results[name] = contract.run_select(
+            spark,
+            plan.texts[select],
+            arguments | dict(recipe.sql_parameters),
+            table=tables(recipe)[name],
+            file=files[name],
+        ).persist()
+    counted = raw_rows_by_day(rows.results["activity"]).select(
+        F.lit("").alias("table"), F.col("day").cast("string").alias("what"), "num_rows"
+    )
+    found = [
+        contract.findings(frame, tables(recipe)[name], recipe, _placed_in(plan, name))
+        for name, frame in rows.results.items()
+    ]
+    counts: dict[str, dict[str, int]] = {name: {} for name in ("", *files)}
+    with contract.blaming(" or ".join(str(file) for file in files.values())):
+        for row in reduce(DataFrame.unionByName, [counted, *found]).collect():
+            counts[row.table][row.what] = row.num_rows
+    for name, file in files.items():
+        rows.sizes[name] = counts[name].pop("rows")
+        contract.refuse_faults(counts[name], file)
+    by_day = {dt.date.fromisoformat(day): number for day, number in counts[""].items()}
+    check_conservation(rows.accepted_by_day, by_day, files["activity"])
+
+
+def _placed_in(plan: Plan, name: str) -> tuple[str, Days]:
+    return write.DAY_COLUMN[name], plan.window(name)
+
+
+def _write(spark: SparkSession, plan: Plan, rows: Rows) -> Report:
+    """Quarantine, write, audit, put back what later dates know better, and enter the ledger."""
+    request = plan.request
+    _quarantine(spark, plan, rows)
+    versions = {}
+    for name in SELECTS:
+        frame = rows.results.get(name)
+        if frame is None:
+            versions[name] = write.newest_version(request, name)
+        else:
+            size = rows.sizes[name]
+            versions[name] = write.commit(frame, request, name, plan.window(name), num_rows=size)
+    report = _report(plan, rows, versions)
+    asked, first, inputs = plan.ledger_request(), plan.answers_from(), plan.inputs
+    try:
+        audit(
+            spark,
+            request,
+            first_day=plan.days.first,
+            versions=versions,
+            conservation=rows.conservation(),
+        )
+    except GateRefused:
+        _put_back(spark, plan, after=None)
+        ledger.record(asked, report, inputs=inputs, first_day=first, verdict=ledger.REFUSED)
+        raise
+    _put_back(spark, plan, after=request.date)
+    return ledger.record(asked, report, inputs=inputs, first_day=first)
+
+
+def _put_back(spark: SparkSession, plan: Plan, *, after: dt.date | None) -> None:
+    """Give days back to the runs that know them: those after a date, or, refused, all others."""
+    request = plan.request
+    for name in plan.texts:
+        table = next(table for table, select in SELECTS.items() if select == name)
+        runs = ledger.entries(request.settings, request.recipe, table)
+        if after is None:
+            write.put_back(spark, request, table, plan.days, runs)
+            for days in write.without_owner(plan.days, runs):
+                write.remove(request, table, days)
+        else:
+            later = [run for run in runs if run.business_date > after]
+            write.put_back(spark, request, table, plan.days, later)
+
+
+def _quarantine(spark: SparkSession, plan: Plan, rows: Rows) -> None:
+    """Write the rejected rows of the window, and keep what earlier runs rejected of their days."""
+    request, days = plan.request, plan.days
+    tables_of_facts = {table.name: table for table in request.recipe.raw}
+    parts = [facts.rejected(frame, tables_of_facts[name]) for name, frame in rows.judged.items()]
+    uri = table_uri(request.settings, request.recipe, "quarantine")
+    conservation = rows.conservation()
+    most = conservation["quarantined"] + conservation["counted_earlier"]
+    unknown = Days(facts.UNKNOWN_DAY, facts.UNKNOWN_DAY)
+    stored = [
+        read(uri, columns=["num_rows"], where=predicate(job="aggregate", day=(d.first, d.last)))
+        for d in (days, unknown)
+    ]
+    new = reduce(DataFrame.unionByName, parts)
+    if conservation["counted_earlier"] and stored[0] is not None and stored[0].num_rows:
+        new = new.unionByName(_rejected_before(spark, plan, rows, new))
+    for window, old in zip((days, unknown), stored, strict=True):
+        if most or (old is not None and old.num_rows):
+            part = new.filter(window.hold(F.col("day")))
+            write.commit(part, request, "quarantine", window, num_rows=most)
+
+
+def _rejected_before(spark: SparkSession, plan: Plan, rows: Rows, new: DataFrame) -> DataFrame:
+    """Quarantined rows whose day another run answers for: its verdict on them stands."""
+    request = plan.request
+    declared = {table.name: table for table in request.recipe.raw}
+    key = ["day", "raw_table", "row"]
+    covered = reduce(
+        DataFrame.unionByName,
+        (facts.rejected(f, declared[n], earlier=True) for n, f in rows.judged.items()),
+    )
+    uri = table_uri(request.settings, request.recipe, "quarantine")
+    old = spark.read.format("delta").load(uri).filter(F.col("job") == "aggregate")
+    old = old.join(covered.select(key), key, "left_semi").join(new.select(key), key, "left_anti")
+    return old.select(new.columns)
+
+
+def _report(plan: Plan, rows: Rows, versions: Mapping[str, int]) -> Report:
+    request, days = plan.request, Days(plan.answers_from(), plan.request.date)
+    written = []
+    for name, version in versions.items():
+        uri = table_uri(request.settings, request.recipe, name)
+        window = days if name == "activity" else None
+        num_rows = write.count_rows(uri, version, window)
+        written.append(TableWritten(table=name, version=version, rows=num_rows))
+    conservation = rows.conservation()
+    empty = [
+        str(day)
+        for day in (plan.days.first + dt.timedelta(days=n) for n in range(plan.num_days))
+        if not rows.accepted_by_day[day]
+    ]
+    reasons: Counter[str] = Counter()
+    for (_, outcome), number in rows.by_outcome.items():
+        if outcome not in (COUNTED, EARLIER):
+            reasons[outcome] += number
+    return request.report(
+        tables=tuple(written),
+        rows_rejected=conservation["quarantined"],
+        metrics={f"raw_rows_{name}": float(value) for name, value in conservation.items()},
+        details={
+            "first_day": str(plan.days.first),
+            "rejected": dict(sorted(reasons.items())),
+            "empty_days": len(empty),
+            "last_empty_days": empty[-10:],
+        },
+    )

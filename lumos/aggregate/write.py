@@ -1,0 +1,171 @@
+"""How aggregation commits: a window of days replaced in one commit, never a half of one.
+
+Also puts days back: the newest version of a table must hold, of each day, what the latest
+business date knows of it, even after an older date was run again or a run was refused.
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lumos.aggregate.facts import Days
+from lumos.config import Recipe
+from lumos.ledger import READY, Entry
+from lumos.settings import Settings
+from lumos.tables import Table, open_table, predicate, replace, table_uri, tables
+from lumos.verbs import BadInput, Request
+
+# A commit by Spark costs one to two seconds of planning; below this many rows the driver
+# commits them itself.
+SMALL_ROWS = 100_000
+# Long enough for a training run to read a version that was pinned weeks ago.
+RETENTION = {
+    "delta.deletedFileRetentionDuration": "interval 30 days",
+    "delta.logRetentionDuration": "interval 30 days",
+}
+# The column that places a row of a table in time.
+DAY_COLUMN = {"activity": "day", "event_context": "known_on", "users": "valid_from",
+              "quarantine": "day"}  # fmt: skip
+
+
+def ensure_table(settings: Settings, recipe: Recipe, name: str) -> None:
+    """Create a contract table where there is none.
+
+    Raises:
+        BadInput: There is one, with other columns.
+    """
+    uri, table = table_uri(settings, recipe, name), tables(recipe)[name]
+    existing = open_table(uri)
+    if existing is None:
+        DeltaTable.create(
+            uri,
+            table.arrow_schema(recipe),
+            mode="ignore",
+            partition_by=list(table.partition) or None,
+            configuration=RETENTION,
+        )
+        return
+    found = {field.name for field in existing.schema().fields}
+    changed = sorted(found ^ set(table.column_names))
+    if changed:
+        msg = (
+            f"table {name} at {uri} was made by another form of recipe {recipe.name}: columns "
+            f"{', '.join(changed)} differ. Give the new form another name, or move the folder "
+            f"{settings.lake}/{recipe.name} away and aggregate again from the first day"
+        )
+        raise BadInput(msg)
+
+
+def commit(
+    frame: DataFrame, request: Request, name: str, days: Days, *, num_rows: int | None = None
+) -> int:
+    """Put ``frame`` in the place of the table's rows of these days.
+
+    Args:
+        frame: Rows of the table, all within ``days``.
+        request: Whose lake and recipe.
+        name: The table.
+        days: What is replaced, by the table's day column.
+        num_rows: At most this many rows; ``None`` if that is unknown.
+
+    Returns:
+        The Delta version.
+    """
+    uri = table_uri(request.settings, request.recipe, name)
+    table = tables(request.recipe)[name]
+    column = DAY_COLUMN[name]
+    job = {"job": "aggregate"} if name == "quarantine" else {}
+    if num_rows is not None and num_rows <= SMALL_ROWS:
+        rows = frame.select(*table.column_names).toArrow()
+        where = predicate(**job, **{column: (days.first, days.last)})
+        return replace(uri, as_declared(rows, table, request.recipe), where=where)
+    # Not BETWEEN: Delta 4.4.0 cannot resolve it in this place on Spark 4.2.
+    terms = [f"{column} >= DATE'{days.first}'", f"{column} <= DATE'{days.last}'"]
+    terms += [f"{column} = '{value}'" for column, value in job.items()]
+    placed = frame.select(*table.column_names)
+    placed = placed.repartition(column) if table.partition else placed.coalesce(1)
+    writer = (
+        placed.write.format("delta").mode("overwrite").option("replaceWhere", " AND ".join(terms))
+    )
+    writer.save(uri)
+    return DeltaTable(uri).version()
+
+
+def as_declared(rows: pa.Table, table: Table, recipe: Recipe) -> pa.Table:
+    """Rows as the contract types them; a null where none may be is an error."""
+    schema = table.arrow_schema(recipe)
+    return rows.cast(pa.schema([field.with_nullable(True) for field in schema])).cast(schema)
+
+
+def put_back(
+    spark: SparkSession, request: Request, name: str, days: Days, runs: Iterable[Entry]
+) -> None:
+    """Write again what other runs know of these days, for each day the latest that holds it.
+
+    Args:
+        spark: The session.
+        request: Whose lake and recipe.
+        name: The table.
+        days: The days that this run has written.
+        runs: Ready ledger entries of the table that know better.
+    """
+    uri = table_uri(request.settings, request.recipe, name)
+    column = DAY_COLUMN[name]
+    for entry, part in owners(days, runs):
+        old = spark.read.format("delta").option("versionAsOf", entry.version).load(uri)
+        commit(old.filter(part.hold(F.col(column))), request, name, part)
+
+
+def owners(days: Days, runs: Iterable[Entry]) -> list[tuple[Entry, Days]]:
+    """Which run knows most of which days: for each day the latest business date that covers it."""
+    ready = sorted((run for run in runs if run.verdict == READY), key=lambda run: run.business_date)
+    owned: list[tuple[Entry, Days]] = []
+    for number in range((days.last - days.first).days + 1):
+        day = days.first + dt.timedelta(days=number)
+        best = next((r for r in reversed(ready) if r.first_day <= day <= r.business_date), None)
+        if best is None:
+            continue
+        if owned and owned[-1][0] == best and owned[-1][1].last == day - dt.timedelta(days=1):
+            owned[-1] = (best, Days(owned[-1][1].first, day))
+        else:
+            owned.append((best, Days(day, day)))
+    return owned
+
+
+def without_owner(days: Days, runs: Iterable[Entry]) -> list[Days]:
+    """The days that no ready run covers, as ranges."""
+    free, start = [], days.first
+    for _, part in owners(days, runs):
+        if start < part.first:
+            free.append(Days(start, part.first - dt.timedelta(days=1)))
+        start = part.last + dt.timedelta(days=1)
+    if start <= days.last:
+        free.append(Days(start, days.last))
+    return free
+
+
+def remove(request: Request, name: str, days: Days) -> None:
+    """Leave no row of these days in the table."""
+    uri = table_uri(request.settings, request.recipe, name)
+    nothing = tables(request.recipe)[name].arrow_schema(request.recipe).empty_table()
+    replace(uri, nothing, where=predicate(**{DAY_COLUMN[name]: (days.first, days.last)}))
+
+
+def newest_version(request: Request, name: str) -> int:
+    """The newest Delta version of a contract table."""
+    return DeltaTable(table_uri(request.settings, request.recipe, name)).version()
+
+
+def count_rows(uri: str, version: int, days: Days | None = None) -> int:
+    """Rows of a table that we write, from its log; with ``days``, of its ``day`` partitions."""
+    actions = pa.table(DeltaTable(uri, version=version).get_add_actions(flatten=True))
+    if actions.num_rows and days is not None:
+        day = pc.cast(actions["partition.day"], pa.date32())
+        inside = pc.and_(pc.greater_equal(day, days.first), pc.less_equal(day, days.last))
+        actions = actions.filter(inside)
+    return int(pc.sum(actions["num_records"]).as_py() or 0) if actions.num_rows else 0
