@@ -1,0 +1,183 @@
+"""The verb ``train``: pinned tables in, a registered challenger out.
+
+Run it under ``torchrun --nproc-per-node N -m lumos train ...`` for N processes, or as it is for
+one. Killed at any moment, the same command goes on from the last state.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lumos
+from lumos import ledger
+from lumos.config import Config
+from lumos.model.forecaster import Forecaster
+from lumos.train import tracking
+from lumos.train.card import draw_calibration, draw_losses, model_card
+from lumos.train.checkpoint import Checkpoint, save
+from lumos.train.distributed import StopSignal, World, joined
+from lumos.train.prepare import Origins, Prepared, find_origins, pinned, prepare
+from lumos.train.training import Training
+from lumos.train.validate import SPLITS, Judged, figures, judge
+from lumos.verbs import BAD_INPUT, REFUSED, BadInput, GateRefused, Report, Request, TableWritten
+
+log = logging.getLogger(__name__)
+
+
+def train(request: Request) -> Report:
+    """Train, validate on both splits, register the result as the challenger.
+
+    Raises:
+        BadInput: A table is not ready, history is too short, nobody is left to train on, or
+            the loss is not finite.
+        GateRefused: Data quality was refused for the date.
+    """
+    with joined() as world, _first_speaks(world):
+        inputs = pinned(request) if world.is_first else {}
+        done = ledger.already_done(request, "model", inputs) if world.is_first else None
+        if world.first_says(done is not None):
+            return done or request.report(already_done=True)
+        inputs = inputs or pinned(request)
+        origins = find_origins(request.settings, request.recipe, request.date)
+        return _Job(request, inputs, origins, world).run()
+
+
+@contextmanager
+def _first_speaks(world: World) -> Iterator[None]:
+    """Let the first process alone say what is wrong: all of them found the same."""
+    try:
+        yield
+    except (BadInput, GateRefused) as error:
+        if world.is_first:
+            raise
+        world.wait_for_the_end()
+        code = BAD_INPUT if isinstance(error, BadInput) else REFUSED
+        raise SystemExit(code) from error
+
+
+class _Job:
+    """One process's part in one run of the verb."""
+
+    def __init__(
+        self, request: Request, inputs: dict[str, int | str], origins: Origins, world: World
+    ) -> None:
+        self._request, self._inputs, self._origins = request, inputs, origins
+        self._world = world
+        self._fingerprint = ledger.fingerprint(request, inputs)
+        home = request.settings.home
+        self._folder = home / "train" / request.recipe.name / self._fingerprint
+
+    def run(self) -> Report:
+        """Train, validate, register, enter in the ledger."""
+        world, request = self._world, self._request
+        prepared = prepare(request, self._inputs, self._origins)
+        if request.force and world.is_first:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        world.first_says(True)  # nobody looks for a state before it is gone
+        run = self._start_run(prepared) if world.is_first else None
+        training = Training(prepared, world, self._folder)
+        with StopSignal().listening() as stop:
+            speed = training.run(stop, run.log_epochs if run else _nothing)
+        checkpoint = Checkpoint(
+            model=training.objective.forecaster.eval(),
+            scaler=prepared.scaler,
+            recipe=request.recipe,
+            info=self._info(prepared, training.objective.forecaster),
+        )
+        judged = {split: judge(split, checkpoint, prepared, world) for split in SPLITS}
+        if run is None:
+            return request.report()
+        metrics: dict[str, float | None] = {}
+        for split in SPLITS:
+            metrics |= figures(split, judged[split], request.recipe)
+        run.log_epochs(training.progress.epochs)
+        run.log_metrics({**metrics, **({"samples_per_second": speed} if speed else {})})
+        card = model_card(request.recipe, checkpoint.info, metrics)
+        folder = self._write(checkpoint, training, judged["time_split"], card)
+        return self._record(prepared, run, run.register(folder, card), metrics)
+
+    def _start_run(self, prepared: Prepared) -> tracking.Run:
+        request = self._request
+        run = tracking.Run.start(
+            request.settings,
+            request.recipe,
+            self._fingerprint,
+            tags={"as_of": str(request.date), "code": lumos.__version__},
+            is_fresh=request.force,
+        )
+        run.log_params(
+            {
+                **_flat("model", request.recipe.model),
+                **_flat("training", request.recipe.training),
+                "history_days": request.recipe.history_days,
+                "horizon_days": request.recipe.horizon_days,
+                "recipe_digest": request.recipe.digest,
+                "num_training_users": prepared.corpus.num_training,
+                "num_held_out_users": prepared.corpus.num_held_out,
+                "num_late_users": prepared.corpus.num_late,
+                **{f"version_{name}": version for name, version in self._inputs.items()},
+            }
+        )
+        return run
+
+    def _info(self, prepared: Prepared, model: Forecaster) -> dict[str, Any]:
+        origins, corpus = self._origins, prepared.corpus
+        return {
+            "as_of": str(self._request.date),
+            "first_day": str(origins.first_day),
+            "first_training_origin": str(origins.training[0]),
+            "last_training_origin": str(origins.training[1]),
+            "evaluation_origins": [str(origin) for origin in origins.evaluation],
+            "num_training_users": corpus.num_training,
+            "num_held_out_users": corpus.num_held_out,
+            "num_late_users": corpus.num_late,
+            "num_parameters": sum(p.numel() for p in model.parameters()),
+            "versions": dict(self._inputs),
+            "code": lumos.__version__,
+        }
+
+    def _write(self, checkpoint: Checkpoint, training: Training, judged: Judged, card: str) -> Path:
+        """All artefacts in one folder, ready to be uploaded as they lie."""
+        folder = self._folder / "artifacts"
+        save(folder / tracking.CHECKPOINT_FOLDER, checkpoint)
+        (folder / "model_card.md").write_text(card)
+        (folder / "scaler.json").write_text(checkpoint.scaler.model_dump_json(indent=2) + "\n")
+        (folder / "plots").mkdir(exist_ok=True)
+        draw_losses(folder / "plots/loss.png", training.progress.epochs, checkpoint.recipe)
+        draw_calibration(folder / "plots/calibration.png", judged, checkpoint.recipe)
+        return folder
+
+    def _record(
+        self,
+        prepared: Prepared,
+        run: tracking.Run,
+        version: str,
+        metrics: dict[str, float | None],
+    ) -> Report:
+        request, corpus = self._request, prepared.corpus
+        tasks = tuple(f"/{task.name}_" for task in request.recipe.tasks)
+        report = request.report(
+            tables=(TableWritten(table="model", version=int(version), rows=corpus.num_training),),
+            metrics={k: v for k, v in metrics.items() if any(task in k for task in tasks)},
+            details={
+                "model": tracking.model_name(request.recipe),
+                "alias": tracking.CHALLENGER,
+                "run_id": run.run_id,
+                "num_held_out_users": corpus.num_held_out,
+                "num_late_users": corpus.num_late,
+            },
+        )
+        ledger.record(request, report, inputs=self._inputs, first_day=self._origins.first_day)
+        shutil.rmtree(self._folder)  # MLflow has all of it now
+        return report
+
+
+def _nothing(_epochs: object) -> None:
+    """What the other processes do at the end of an epoch."""
+
+
+def _flat(prefix: str, config: Config) -> dict[str, Any]:
+    return {f"{prefix}.{key}": value for key, value in config.model_dump().items()}

@@ -1,0 +1,64 @@
+"""Forecasts in raw units: the one function behind validation, evaluation and scoring.
+
+Deterministic: with the same batches bit for bit; a user's forecast does not depend on who else
+is in the batch beyond float rounding. Both E[value | active] and P(active) x E[value | active]
+are given: a continuous head never saw a day without activity, so alone it forecasts too much.
+"""
+
+import numpy as np
+import torch
+
+from lumos.accio.batch import raw_batch
+from lumos.accio.events import EventCalendar
+from lumos.accio.read import Users
+from lumos.config import Recipe
+from lumos.model.forecaster import Forecast
+from lumos.tasks import DayForecasts
+from lumos.train.checkpoint import Checkpoint
+
+__all__ = ["DayForecasts", "forecast", "in_raw_units"]
+
+
+def forecast(
+    checkpoint: Checkpoint,
+    users: Users,
+    origins: np.ndarray,
+    events: EventCalendar,
+    *,
+    batch_size: int,
+) -> DayForecasts:
+    """Forecast the horizon days after each user's origin.
+
+    Args:
+        checkpoint: The forecaster; its own recipe says what the columns are.
+        users: N users.
+        origins: Last day seen of each, day numbers, shape (N,).
+        events: The calendar; each origin gets what was known on it.
+        batch_size: Windows computed at a time.
+    """
+    recipe, model = checkpoint.recipe, checkpoint.model.eval()
+    device = model.positions.table.device
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, max(len(users), 1), batch_size):
+            chunk = np.arange(start, min(start + batch_size, len(users)))
+            raw = raw_batch(recipe, users.take(chunk), origins[chunk], events)
+            batch = checkpoint.scaler.batch(raw, recipe).to(str(device))
+            parts.append(in_raw_units(model(batch), recipe, checkpoint.scaler.scales))
+    return DayForecasts(
+        p=np.concatenate([part.p for part in parts]),
+        given=np.concatenate([part.given for part in parts]),
+        mean=np.concatenate([part.mean for part in parts]),
+    )
+
+
+def in_raw_units(outputs: Forecast, recipe: Recipe, scales: np.ndarray) -> DayForecasts:
+    """Undo the scaling; a column that cannot fall below its minimum is not forecast below it."""
+    p = outputs.binary_logits.float().sigmoid().cpu().numpy()
+    continuous = [n for n, is_binary in enumerate(outputs.is_binary) if not is_binary]
+    minimum = [recipe.activity[n].minimum for n in continuous]
+    floor = np.array([-np.inf if low is None else low for low in minimum], np.float32)
+    given = outputs.given_continuous.float().cpu().numpy() * scales[continuous]
+    given = np.maximum(given, floor)
+    p_active = p[..., recipe.binary.index(recipe.active), None]
+    return DayForecasts(p=p, given=given, mean=p_active * given)

@@ -1,0 +1,223 @@
+"""Units out, units back in: how raw columns become what the network takes, and its answers raw.
+
+Fitted on training users and on days up to the last training origin only; kept as JSON beside
+the weights, because a network without its scaler means nothing.
+
+* Activity inputs are ``asinh(value / scale)``: linear near zero, logarithmic far out, odd (so
+  that refunds are welcome), and zero stays zero: an empty day is still an empty day.
+* Targets are ``value / scale``, linear: a head trained by squared error on a transformed value
+  would learn the mean of the transform, and undoing it would bias E[value | active].
+* Event columns and continuous static columns are centred and divided by their deviation.
+* Categories are one-hot, with *missing* and *unseen* as categories of their own. Training hides
+  a few known categories as *unseen*, so that its weights are learned.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from lumos.accio.batch import Batch, RawBatch
+from lumos.accio.events import EventCalendar
+from lumos.accio.plan import hash_users, uniform
+from lumos.accio.read import Users
+from lumos.config import Config, Recipe
+
+_MAX_CATEGORIES = 64
+_HIDDEN_SHARE = 0.01
+_HIDE = 4  # salt of this stream of chance; accio.plan has 1 to 3
+
+
+class Standard(Config):
+    """Mean and deviation of one number; a constant has deviation 1."""
+
+    mean: float
+    deviation: float
+
+
+class Scaler(Config):
+    """What was fitted, by column name.
+
+    Attributes:
+        scale: Mean absolute value of each activity column where it is not zero; 1 if binary.
+        average: Rate of each binary column over a user's days; for a continuous one the mean
+            of ``value / scale`` over active days.
+        loss: What forecasting that average would cost: entropy, or variance (L_i of eq. 10).
+        events: Of each calendar and event column.
+        categories: The known values of each categorical static column, most frequent first.
+        statics: Of each continuous static column.
+    """
+
+    scale: Mapping[str, float]
+    average: Mapping[str, float]
+    loss: Mapping[str, float]
+    events: Mapping[str, Standard]
+    categories: Mapping[str, tuple[str, ...]]
+    statics: Mapping[str, Standard]
+
+    @property
+    def num_static(self) -> int:
+        """Width of the encoded static features; a platform without any has one zero column."""
+        one_hot = sum(len(known) + 2 for known in self.categories.values())
+        return max(1, one_hot + 2 * len(self.statics))
+
+    @property
+    def num_events(self) -> int:
+        """Width of the scaled event context; a platform without any has one zero column."""
+        return max(1, len(self.events))
+
+    @property
+    def scales(self) -> np.ndarray:
+        """Of the activity columns, float32 of shape (U,)."""
+        return np.array(list(self.scale.values()), np.float32)
+
+    def first_outputs(self, recipe: Recipe) -> torch.Tensor:
+        """Outputs that say no more than each column's average: logits, or scaled values."""
+        averages = np.array(list(self.average.values()))
+        rates = np.clip(averages, 1e-4, 1 - 1e-4)
+        is_binary = np.array([column.kind == "binary" for column in recipe.activity])
+        outputs = np.where(is_binary, np.log(rates / (1 - rates)), averages)
+        return torch.from_numpy(outputs.astype(np.float32))
+
+    def first_log_variances(self) -> torch.Tensor:
+        """Log sigma^2 at which eq. 10 is smallest when averages are forecast: log(L_i / 2)."""
+        losses = np.array(list(self.loss.values()))
+        return torch.from_numpy(np.log(np.maximum(losses, 1e-4) / 2).astype(np.float32))
+
+    def batch(self, raw: RawBatch, recipe: Recipe, *, hide: tuple[int, int] | None = None) -> Batch:
+        """Scale a raw batch.
+
+        Args:
+            raw: From the loader.
+            recipe: Whose columns these are.
+            hide: Seed and epoch, in training: some known categories are shown as unseen.
+        """
+        windows = raw.windows
+        scales = torch.from_numpy(self.scales)
+        targets = torch.from_numpy(windows.targets)
+        active = [column.name for column in recipe.activity].index(recipe.active)
+        return Batch(
+            history_BTU=torch.asinh(torch.from_numpy(windows.history) / scales),
+            is_registered_BT=torch.from_numpy(windows.is_registered),
+            static_BS=torch.from_numpy(self._encode(raw.users, hide)),
+            events_EC=torch.from_numpy(self._events(raw.events.rows)),
+            event_index_BL=torch.from_numpy(raw.events.index),
+            targets_BFU=targets / scales,
+            is_active_BF=targets[..., active] > 0,
+            weight_B=torch.from_numpy(raw.weight),
+        )
+
+    def _events(self, rows: np.ndarray) -> np.ndarray:
+        if not self.events:
+            return np.zeros((len(rows), 1), np.float32)
+        mean = np.array([column.mean for column in self.events.values()])
+        deviation = np.array([column.deviation for column in self.events.values()])
+        return np.asarray((rows - mean) / deviation, np.float32)
+
+    def _encode(self, users: Users, hide: tuple[int, int] | None) -> np.ndarray:
+        blocks = [np.zeros((len(users), 0), np.float32)]
+        hashes = hash_users(users.user_id) if hide else None
+        for number, (name, known) in enumerate(self.categories.items()):
+            codes = _codes(users.static[name], known)
+            if hide and hashes is not None:
+                is_hidden = uniform(hashes, _HIDE, number, *hide) < _HIDDEN_SHARE
+                codes = np.where(is_hidden & (codes < len(known)), len(known) + 1, codes)
+            blocks.append(np.eye(len(known) + 2, dtype=np.float32)[codes])
+        for name, fitted in self.statics.items():
+            values = users.static[name].to_numpy().astype(np.float64)
+            is_missing = ~np.isfinite(values)
+            scaled = np.where(is_missing, 0.0, (values - fitted.mean) / fitted.deviation)
+            blocks.append(np.stack([scaled, is_missing], axis=1).astype(np.float32))
+        encoded = np.concatenate(blocks, axis=1)
+        return encoded if encoded.shape[1] else np.zeros((len(users), 1), np.float32)
+
+
+def _codes(column: pa.ChunkedArray, known: Sequence[str]) -> np.ndarray:
+    """Number of each known category; then missing, then unseen."""
+    numbers = {value: number for number, value in enumerate(known)}
+    missing, unseen = len(known), len(known) + 1
+    values = column.to_pylist()
+    return np.array([missing if v is None else numbers.get(v, unseen) for v in values], np.int64)
+
+
+class ScalerFit:
+    """Gathers what the scaler needs in one pass over the training users, file by file."""
+
+    def __init__(self, recipe: Recipe, last_day: int) -> None:
+        """Count nothing after ``last_day``, the last training origin."""
+        self._recipe = recipe
+        self._last_day = last_day
+        width = len(recipe.activity)
+        self._absolute, self._num_nonzero, self._num_positive, self._in_active, self._squares = (
+            np.zeros(width) for _ in range(5)
+        )
+        self._num_active = self._num_days = 0
+        kinds = {"categorical": [], "continuous": []}  # type: dict[str, list[str]]
+        for column in recipe.static:
+            kinds[column.kind].append(column.name)
+        self._categories: dict[str, Counter[str]] = {n: Counter() for n in kinds["categorical"]}
+        self._moments = {name: np.zeros(3) for name in kinds["continuous"]}
+
+    def add(self, users: Users) -> None:
+        """Count some training users."""
+        values = users.values[users.days <= self._last_day].astype(np.float64)
+        names = [column.name for column in self._recipe.activity]
+        is_active = values[:, names.index(self._recipe.active)] > 0
+        self._absolute += np.abs(values).sum(axis=0)
+        self._num_nonzero += (values != 0).sum(axis=0)
+        self._num_positive += (values > 0).sum(axis=0)
+        self._in_active += values[is_active].sum(axis=0)
+        self._squares += (values[is_active] ** 2).sum(axis=0)
+        self._num_active += int(is_active.sum())
+        self._num_days += int(np.maximum(self._last_day - users.registered + 1, 0).sum())
+        for name, counter in self._categories.items():
+            counter.update(value for value in users.static[name].to_pylist() if value is not None)
+        for name, moments in self._moments.items():
+            x = users.static[name].to_numpy().astype(np.float64)
+            x = x[np.isfinite(x)]
+            moments += len(x), x.sum(), (x**2).sum()
+
+    def scaler(self, events: EventCalendar, first_day: int) -> Scaler:
+        """Finish: event columns are fitted on ``first_day`` .. the last training origin."""
+        columns = self._recipe.activity
+        is_binary = np.array([column.kind == "binary" for column in columns])
+        mean_absolute = self._absolute / np.maximum(self._num_nonzero, 1)
+        scale = np.where(is_binary | (mean_absolute == 0), 1.0, mean_absolute)
+        rate = self._num_positive / max(self._num_days, 1)
+        given = self._in_active / scale / max(self._num_active, 1)
+        average = np.where(is_binary, rate, given)
+        variance = self._squares / scale**2 / max(self._num_active, 1) - given**2
+        inner = np.clip(rate, 1e-6, 1 - 1e-6)
+        entropy = -inner * np.log(inner) - (1 - inner) * np.log(1 - inner)
+        loss = np.where(is_binary, entropy, np.maximum(variance, 0))
+        names = [column.name for column in columns]
+        rows = events.window(self._last_day, first_day, self._last_day - first_day + 1)
+        event_names = [*self._recipe.calendar, *(c.name for c in self._recipe.events)]
+        return Scaler(
+            scale=dict(zip(names, scale.tolist(), strict=True)),
+            average=dict(zip(names, average.tolist(), strict=True)),
+            loss=dict(zip(names, loss.tolist(), strict=True)),
+            events={
+                name: _standard(len(x), x.sum(), (x**2).sum())
+                for name, x in zip(event_names, rows.T.astype(np.float64), strict=True)
+            },
+            categories={
+                name: tuple(_most_frequent(counter.items()))
+                for name, counter in self._categories.items()
+            },
+            statics={name: _standard(*moments) for name, moments in self._moments.items()},
+        )
+
+
+def _most_frequent(counts: Iterable[tuple[str, int]]) -> list[str]:
+    ranked = sorted(counts, key=lambda item: (-item[1], item[0]))
+    return [value for value, _ in ranked[:_MAX_CATEGORIES]]
+
+
+def _standard(count: float, total: float, squares: float) -> Standard:
+    mean = total / max(count, 1)
+    variance = max(squares / max(count, 1) - mean**2, 0.0)
+    deviation = float(np.sqrt(variance))
+    return Standard(mean=float(mean), deviation=deviation if deviation > 1e-6 else 1.0)

@@ -1,0 +1,224 @@
+"""MLflow: runs, artefacts and the registry; the only module of the rooms that imports it.
+
+MLflow takes seconds to import, so it is imported inside functions, and only by the first process.
+Every run and model version carries the ledger's fingerprint as a tag: a training that was killed
+between registering and the ledger finds its version again instead of registering it twice.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+from lumos.config import Recipe
+from lumos.settings import Settings
+from lumos.verbs import BadInput
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+CHALLENGER = "challenger"
+CHECKPOINT_FOLDER = "checkpoint"
+_FINGERPRINT = "lumos.fingerprint"
+_EPOCH_METRIC = "train/loss"
+
+
+def client(settings: Settings) -> "MlflowClient":
+    """A client of the tracking server and registry that the settings name."""
+    # No calls home from a batch job, and no progress bars for five small files.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow.tracking import MlflowClient
+
+    if settings.mlflow_uri.startswith("sqlite:///"):
+        Path(settings.mlflow_uri.removeprefix("sqlite:///")).parent.mkdir(
+            parents=True, exist_ok=True
+        )
+    return MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
+
+
+def model_name(recipe: Recipe) -> str:
+    """The registered model of a recipe; also the name of its experiment."""
+    return f"lumos_{recipe.name}"
+
+
+def version_of(settings: Settings, recipe: Recipe, alias: str) -> str | None:
+    """The registry version that an alias points to, or ``None`` where it points nowhere."""
+    registry = client(settings)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(registry.get_model_version_by_alias(model_name(recipe), alias).version)
+    except MlflowException as error:
+        # A missing alias is INVALID_PARAMETER_VALUE, a missing model the other one.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def checkpoint_of(settings: Settings, recipe: Recipe, version: str) -> Path:
+    """A local folder with the checkpoint of a registry version, downloaded where need be.
+
+    Raises:
+        BadInput: The registry has no such version, or its files are gone.
+    """
+    registry, name = client(settings), model_name(recipe)
+    known = {str(v.version): v for v in registry.search_model_versions(f"name='{name}'")}
+    if version not in known:
+        msg = (
+            f"model version {version} of {name} is not in the registry {settings.mlflow_uri}; "
+            f"it has {', '.join(sorted(known, key=int)) or 'none: run `lumos train` first'}"
+        )
+        raise BadInput(msg)
+    source = str(known[version].source)
+    parsed = urlparse(source)
+    if parsed.scheme in ("", "file"):
+        folder = Path(unquote(parsed.path))
+    else:
+        folder = settings.home / "models" / name / version
+        if not folder.exists():
+            _download(source, folder, settings)
+    if not folder.exists():
+        msg = f"the checkpoint of {name} version {version} is gone from {folder}; train again"
+        raise BadInput(msg)
+    return folder
+
+
+def _download(source: str, folder: Path, settings: Settings) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    draft = folder.with_name(f".draft-{folder.name}-{os.getpid()}")
+    got = download_artifacts(
+        artifact_uri=source, dst_path=str(draft), tracking_uri=settings.mlflow_uri
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    Path(got).rename(folder)
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training in MLflow, found again by its fingerprint after a restart."""
+
+    client: "MlflowClient"
+    recipe: Recipe
+    fingerprint: str
+    run_id: str
+
+    @classmethod
+    def start(
+        cls,
+        settings: Settings,
+        recipe: Recipe,
+        fingerprint: str,
+        *,
+        tags: Mapping[str, str],
+        is_fresh: bool = False,
+    ) -> "Run":
+        """Take up the run of this fingerprint, or begin one.
+
+        Args:
+            settings: Where MLflow is.
+            recipe: Its name is the experiment's.
+            fingerprint: The ledger's, of the training.
+            tags: Of a new run; ``as_of`` among them.
+            is_fresh: Do not take up a run that was finished: a forced one is another run.
+        """
+        tracker = client(settings)
+        experiment_id = _experiment(tracker, settings, model_name(recipe))
+        wanted = f"tags.`{_FINGERPRINT}` = '{fingerprint}'"
+        if is_fresh:
+            wanted += " and attributes.status = 'RUNNING'"
+        found = tracker.search_runs([experiment_id], wanted, max_results=1)
+        run = (
+            found[0]
+            if found
+            else tracker.create_run(
+                experiment_id,
+                run_name=f"{recipe.name} {tags['as_of']}",
+                tags={_FINGERPRINT: fingerprint, **tags},
+            )
+        )
+        return cls(tracker, recipe, fingerprint, run.info.run_id)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; logging the same ones again is harmless."""
+        from mlflow.entities import Param
+
+        entities = [Param(key, str(value)[:500]) for key, value in params.items()]
+        for start in range(0, len(entities), 100):
+            self.client.log_batch(self.run_id, params=entities[start : start + 100])
+
+    def log_epochs(self, epochs: tuple[Mapping[str, float], ...]) -> None:
+        """Log the epochs that MLflow does not have yet."""
+        logged = len(self.client.get_metric_history(self.run_id, _EPOCH_METRIC))
+        for number in range(logged, len(epochs)):
+            self.log_metrics(
+                {f"train/{key}": value for key, value in epochs[number].items()}, step=number
+            )
+
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
+        """Log metrics; those that are ``None`` could not be computed and are left out."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        known = {key: value for key, value in metrics.items() if value is not None}
+        self.client.log_batch(
+            self.run_id, metrics=[Metric(key, value, now, step) for key, value in known.items()]
+        )
+
+    def register(self, folder: Path, description: str) -> str:
+        """Upload ``folder``, register its checkpoint as a version, make it the challenger.
+
+        Args:
+            folder: Everything in it becomes an artefact; its ``checkpoint/`` is the model.
+            description: The model card, in markdown.
+
+        Returns:
+            The registry version.
+        """
+        name = model_name(self.recipe)
+        version = self._registered(name)
+        if version is None:
+            self.client.log_artifacts(self.run_id, str(folder))
+            self._create_model(name)
+            source = f"{self.client.get_run(self.run_id).info.artifact_uri}/{CHECKPOINT_FOLDER}"
+            version = self.client.create_model_version(
+                name,
+                source,
+                self.run_id,
+                tags={_FINGERPRINT: self.fingerprint, "run": self.run_id},
+                description=description,
+            )
+        self.client.set_registered_model_alias(name, CHALLENGER, version.version)
+        self.client.set_terminated(self.run_id, "FINISHED")
+        return str(version.version)
+
+    def _registered(self, name: str) -> "ModelVersion | None":
+        """The version that this very run has registered before it was killed."""
+        versions = self.client.search_model_versions(f"name='{name}'")
+        return next((v for v in versions if v.tags.get("run") == self.run_id), None)
+
+    def _create_model(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def _experiment(tracker: "MlflowClient", settings: Settings, name: str) -> str:
+    experiment = tracker.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    # A tracking server knows where its artefacts go; the local default is told here.
+    is_local = settings.mlflow_uri.startswith("sqlite:///")
+    location = (settings.home / "mlartifacts" / name).as_uri() if is_local else None
+    return str(tracker.create_experiment(name, artifact_location=location))
