@@ -1,0 +1,253 @@
+"""Make forecasts mean what they say, by how the same model version did on days that matured.
+
+For ``any`` tasks a monotone curve (centred isotonic regression: Oron & Flournoy 2017), which
+keeps the order of users where it rises; with few positives or negatives only one number, the
+ratio of outcomes to forecasts, drawn towards 1. For ``sum`` tasks the ratio as well.
+
+A calibrator is a small JSON object whose version is the hash of its content, kept beside the
+tables: who holds a published score can find out exactly how it was made.
+
+Shape suffixes: N evaluated forecasts.
+"""
+
+import datetime as dt
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyarrow import fs
+from scipy.optimize import isotonic_regression
+
+from lumos.accio.plan import hash_users, uniform
+from lumos.config import Config, Recipe, Task
+from lumos.dates import EPOCH
+from lumos.serve.accuracy import Floats, bins
+from lumos.settings import Settings
+from lumos.tables import predicate, read, table_uri
+from lumos.verbs import BadInput, GateRefused
+
+_ENOUGH = 200  # positives, and negatives, from which a curve is worth more than a number
+_PRIOR = 20.0  # expected outcomes that the ratio's pull towards 1 is worth
+_MAX_BINS = 10
+_BIN_SIZE = 50
+_HALVES = 5  # salt of this stream of chance; accio.plan has 1 to 3, the scaler 4
+
+
+class Calibrator(Config):
+    """One task's map from raw to calibrated forecasts.
+
+    Attributes:
+        task: Name of the task.
+        kind: ``isotonic`` interpolates ``y`` over ``x``; ``ratio`` multiplies.
+        x: Raw forecasts, ascending; empty for a ratio.
+        y: Calibrated values at ``x``.
+        ratio: The factor; 1 for isotonic.
+        largest: Upper bound of what comes out: 1 for a probability.
+    """
+
+    task: str
+    kind: Literal["isotonic", "ratio"]
+    x: tuple[float, ...] = ()
+    y: tuple[float, ...] = ()
+    ratio: float = 1.0
+    largest: float | None = None
+
+    def __call__(self, forecast_N: Floats) -> Floats:
+        """Calibrated forecasts."""
+        if self.kind == "isotonic":
+            return np.interp(forecast_N, self.x, self.y)
+        return np.minimum(forecast_N * self.ratio, np.inf if self.largest is None else self.largest)
+
+
+class Calibration(Config):
+    """The calibrators of one model version."""
+
+    model_version: str
+    evaluated: dt.date
+    calibrators: tuple[Calibrator, ...]
+
+    @property
+    def version(self) -> str:
+        """Hash of the content."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def apply(self, forecasts: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Calibrate each task's forecasts."""
+        return {c.task: c(forecasts[c.task]) for c in self.calibrators}
+
+    def store(self, settings: Settings, recipe: Recipe) -> str:
+        """Write it where its version says, unless it is there; returns the address."""
+        folder = f"{settings.lake}/{recipe.name}/calibrators"
+        filesystem, inner = fs.FileSystem.from_uri(folder)
+        filesystem.create_dir(inner, recursive=True)
+        path, partial = f"{inner}/{self.version}.json", f"{inner}/.{uuid4().hex}"
+        if filesystem.get_file_info(path).type == fs.FileType.NotFound:
+            with filesystem.open_output_stream(partial) as stream:
+                stream.write(self.model_dump_json(indent=1).encode())
+            filesystem.move(partial, path)
+        return f"{folder}/{self.version}.json"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one model version forecast on the origins of its evaluation, and what came true."""
+
+    as_of: dt.date
+    model_version: str
+    user_id: NDArray[np.object_]
+    forecasts: Mapping[str, Floats]
+    outcomes: Mapping[str, Floats]
+
+
+def read_evaluated(
+    settings: Settings, recipe: Recipe, model_version: str, date: dt.date
+) -> Evaluated:
+    """The latest evaluation of a model version made by ``date``.
+
+    Raises:
+        BadInput: The version was not evaluated by then, or for other tasks.
+        GateRefused: A label in it had not matured by ``date``: it was observed in part.
+    """
+    rows = read(
+        table_uri(settings, recipe, "evaluations"),
+        where=predicate(model_version=model_version, as_of=(EPOCH, date)),
+    )
+    remedy = f"Run `lumos evaluate --date {date} --model {model_version}` first."
+    if rows is None or not rows.num_rows:
+        msg = f"model version {model_version} has no evaluation made by {date}. {remedy}"
+        raise BadInput(msg)
+    as_of = pc.max(rows["as_of"]).as_py()
+    rows = rows.filter(pc.equal(rows["as_of"], as_of)).sort_by(
+        [("origin", "ascending"), ("user_id", "ascending")]
+    )
+    columns = {f"{task.name}_{what}" for task in recipe.tasks for what in ("forecast", "outcome")}
+    if missing := sorted(columns - set(rows.column_names)):
+        msg = f"the evaluation of model version {model_version} lacks {missing}. {remedy}"
+        raise BadInput(msg)
+    _require_matured(rows, recipe, date)
+    return Evaluated(
+        as_of=as_of,
+        model_version=model_version,
+        user_id=rows["user_id"].to_numpy().astype(object),
+        forecasts={t.name: rows[f"{t.name}_forecast"].to_numpy() for t in recipe.tasks},
+        outcomes={t.name: rows[f"{t.name}_outcome"].to_numpy() for t in recipe.tasks},
+    )
+
+
+def _require_matured(rows: pa.Table, recipe: Recipe, date: dt.date) -> None:
+    matured = pc.max(rows["origin"]).as_py() + dt.timedelta(days=recipe.horizon_days)
+    if matured > date:
+        msg = (
+            f"evaluations hold labels up to {matured}, which {date} had not observed: "
+            f"calibrators are fitted on matured days only. Run `lumos evaluate --date {date} "
+            "--force`"
+        )
+        raise GateRefused(msg)
+
+
+def fit(recipe: Recipe, evaluated: Evaluated) -> Calibration:
+    """Fit every task on all evaluated forecasts."""
+    return Calibration(
+        model_version=evaluated.model_version,
+        evaluated=evaluated.as_of,
+        calibrators=tuple(
+            fit_task(task, evaluated.outcomes[task.name], evaluated.forecasts[task.name])
+            for task in recipe.tasks
+        ),
+    )
+
+
+def fit_task(task: Task, outcome_N: Floats, forecast_N: Floats) -> Calibrator:
+    """Fit one task: a curve where there is enough to see, else one number."""
+    positives = float(outcome_N.sum())
+    if task.kind == "any" and min(positives, len(outcome_N) - positives) >= _ENOUGH:
+        x, y = _centred_isotonic(outcome_N, forecast_N)
+        return Calibrator(task=task.name, kind="isotonic", x=tuple(x), y=tuple(y), largest=1.0)
+    expected = float(forecast_N.sum())
+    # In the task's own unit, a prior of so many outcomes of typical size.
+    typical = 1.0 if task.kind == "any" else float(np.abs(outcome_N).mean()) or 1.0
+    ratio = (positives + _PRIOR * typical) / (expected + _PRIOR * typical)
+    return Calibrator(
+        task=task.name,
+        kind="ratio",
+        ratio=max(ratio, 0.0),
+        largest=1.0 if task.kind == "any" else None,
+    )
+
+
+def _centred_isotonic(outcome_N: Floats, forecast_N: Floats) -> tuple[list[float], list[float]]:
+    """Mean forecast and mean outcome of each pooled block.
+
+    Blocks start as groups of like forecasts, lest a handful of users at either end become a
+    step of its own.
+    """
+    _, group = np.unique(bins(forecast_N, len(outcome_N) // _BIN_SIZE), return_inverse=True)
+    weight = np.bincount(group).astype(np.float64)
+    x, y = np.bincount(group, forecast_N) / weight, np.bincount(group, outcome_N) / weight
+    blocks = isotonic_regression(y, weights=weight).blocks[:-1]
+    size = np.add.reduceat(weight, blocks)
+    centre = np.add.reduceat(x * weight, blocks) / size
+    level = np.add.reduceat(y * weight, blocks) / size
+    # Nobody's chance is 0 or 1 because fifty others' was.
+    least = 0.5 / (_BIN_SIZE + 1)
+    return centre.tolist(), np.clip(level, least, 1 - least).tolist()
+
+
+def cross_fitted(
+    task: Task, outcome_N: Floats, forecast_N: Floats, user_id: NDArray[np.object_]
+) -> Floats:
+    """Forecasts calibrated by users other than one's own half of all users."""
+    is_first = uniform(hash_users(user_id), _HALVES) < 0.5
+    if is_first.all() or not is_first.any():
+        return forecast_N
+    calibrated = np.empty_like(forecast_N)
+    for half in (is_first, ~is_first):
+        calibrated[half] = fit_task(task, outcome_N[~half], forecast_N[~half])(forecast_N[half])
+    return calibrated
+
+
+def cross_fitted_error(task: Task, evaluated: Evaluated) -> float:
+    """Calibration error on users whose outcomes the calibrator has not seen.
+
+    The errors of the two halves are averaged, not pooled: they have opposite signs and would
+    cancel.
+    """
+    outcome, hashes = evaluated.outcomes[task.name], hash_users(evaluated.user_id)
+    calibrated = cross_fitted(task, outcome, evaluated.forecasts[task.name], evaluated.user_id)
+    is_first = uniform(hashes, _HALVES) < 0.5
+    errors = [
+        _error(task, outcome[half], calibrated[half], hashes[half])
+        for half in (is_first, ~is_first)
+        if half.any()
+    ]
+    return float(np.mean(errors))
+
+
+def _error(task: Task, outcome_N: Floats, forecast_N: Floats, user_N: NDArray[np.uint64]) -> float:
+    """Root mean squared gap between forecast and outcome over bins, less what chance adds.
+
+    A bin's squared gap overestimates by the variance of the gap (Kumar et al. 2019), which is
+    taken off; it is estimated over users, whose forecasts at several origins err together.
+    Sums have a single bin, and their gap is relative to the mean outcome.
+    """
+    num_bins = 1 if task.kind == "sum" else int(np.clip(len(outcome_N) // _BIN_SIZE, 1, _MAX_BINS))
+    number = bins(forecast_N, num_bins)
+    size = np.bincount(number, minlength=num_bins)
+    gap = np.bincount(number, forecast_N - outcome_N, num_bins) / np.maximum(size, 1)
+    residual = forecast_N - outcome_N - gap[number]
+    _, code = np.unique(user_N, return_inverse=True)
+    _, first, cell = np.unique(code * num_bins + number, return_index=True, return_inverse=True)
+    by_user = np.bincount(cell, residual)
+    variance = np.bincount(number[first], by_user**2, num_bins) / np.maximum(size, 1) ** 2
+    squared = float(np.sum(size / len(outcome_N) * (gap**2 - variance)))
+    error = float(np.sqrt(max(squared, 0.0)))
+    if task.kind == "any":
+        return error
+    mean = abs(float(outcome_N.mean()))
+    return error / mean if mean else (0.0 if error == 0 else float("inf"))
