@@ -1,0 +1,48 @@
+"""Assign users to variants and measure the experiment up to a business date.
+
+| | |
+| --- | --- |
+| business date | the day on which the data interval starts, or the parameter `business_date` |
+| runs | daily at 06:00 UTC; waits until `activity` is ready for the date |
+| feeds | the tables `exposures`, `outcomes`, `effects` |
+
+**When a task is red**
+
+* `wait_activity`: the message names the newest ready date; look at `daily_aggregation`.
+* `assign`, `measure`, *bad input*: the recipe has no experiment, or several and none is named
+  in the parameter `experiment`; or the date is before its start.
+* `measure`, *the gate refused*: the sample ratio is off, so no effect can be trusted. Look for
+  users that were lost or logged twice before reading any number.
+"""
+
+from airflow.sdk import DAG, Param
+from lumos_airflow import form, jobs
+from lumos_airflow.timetables import DAILY, every
+
+EXPERIMENT = {"experiment": "{{ params.experiment or '' }}"}
+
+with DAG(
+    dag_id="ab_metrics",
+    schedule=every(DAILY, delay_hours=6),
+    start_date=form.START,
+    catchup=False,
+    max_active_runs=2,
+    default_args=form.defaults(),
+    user_defined_macros=form.MACROS,
+    params=form.form(
+        experiment=Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^[a-z][a-z0-9_]{0,62}$",
+            title="Experiment",
+            description="Its name in the recipe. Empty: the only one.",
+        ),
+    ),
+    tags=["lumos", "daily", "experiment"],
+    doc_md=__doc__,
+):
+    (
+        jobs.wait("activity")
+        >> jobs.verb("assign", options=EXPERIMENT, writes=("exposures",), hours=1)
+        >> jobs.verb("measure", options=EXPERIMENT, writes=("outcomes", "effects"))
+    )

@@ -1,0 +1,61 @@
+"""Forecast every active user's next days and publish calibrated scores for Pacman.
+
+| | |
+| --- | --- |
+| business date | the day on which the data interval starts, or the parameter `business_date` |
+| runs | daily at 06:00 UTC; waits until `sequences` and `quality` are ready for the date |
+| feeds | Pacman, which reads the newest manifest |
+
+**When a task is red**
+
+* `wait_sequences`, `wait_quality`: the message names the newest ready date, or that quality was
+  refused. Pacman keeps the newest published scores until their `valid_until`.
+* `score`, *bad input*: there is no champion yet - run `retraining`. A fault or a kill is
+  retried and goes on with the shards that are missing.
+* `publish`, *the gate refused*: coverage or calibration is off; what is published stays as it
+  is. See the metrics in the log before forcing anything.
+* `publish`, skipped: by the parameter `publish`, or because the date is older than the newest
+  one published. Publishing never goes back in time unless `republish` is ticked, so a backfill
+  of old dates scores them and disturbs nobody.
+"""
+
+from airflow.sdk import DAG, Param
+from lumos_airflow import form, jobs
+from lumos_airflow.publishing import skip_unless_wanted
+from lumos_airflow.timetables import DAILY, every
+
+with DAG(
+    dag_id="batch_scoring",
+    schedule=every(DAILY, delay_hours=6),
+    start_date=form.START,
+    catchup=False,
+    max_active_runs=2,
+    default_args=form.defaults(),
+    user_defined_macros=form.MACROS,
+    params=form.form(
+        publish=Param(
+            True,
+            type="boolean",
+            title="Publish",
+            description="Off: score only; Pacman sees nothing.",
+        ),
+        republish=Param(
+            False,
+            type="boolean",
+            title="Publish even an older date",
+            description="Else a date older than the newest published one is scored only.",
+        ),
+    ),
+    tags=["lumos", "daily", "torch", "pacman"],
+    doc_md=__doc__,
+):
+    (
+        [jobs.wait("sequences"), jobs.wait("quality")]
+        >> jobs.verb("score", writes=("forecasts",))
+        >> jobs.verb(
+            "publish",
+            writes=("scores", "manifests"),
+            hours=1,
+            pre_execute=skip_unless_wanted,
+        )
+    )

@@ -1,0 +1,35 @@
+"""The full suite on a day's tables; its verdict gates scoring and publishing.
+
+| | |
+| --- | --- |
+| business date | the day on which the data interval starts, or the parameter `business_date` |
+| runs | daily at 06:00 UTC; waits until `activity` is ready for the date |
+| feeds | `batch_scoring`, which waits for the verdict |
+
+**When a task is red**
+
+* `wait_activity`: timed out - its message names the newest ready date; look at
+  `daily_aggregation`. Refused - a critical check failed there: mend that first.
+* `validate`, *the gate refused*: a critical expectation failed; the log names it and the table
+  `metrics` has every result. Nothing is published for the date until this task is green: mend
+  the data, run `daily_aggregation` again, then clear from `wait_activity`.
+* `validate`, green with warnings: published, but look at the metrics before the trend grows.
+"""
+
+from airflow.sdk import DAG
+from lumos_airflow import form, jobs
+from lumos_airflow.timetables import DAILY, every
+
+with DAG(
+    dag_id="data_quality",
+    schedule=every(DAILY, delay_hours=6),
+    start_date=form.START,
+    catchup=False,
+    max_active_runs=2,
+    default_args=form.defaults(),
+    user_defined_macros=form.MACROS,
+    params=form.form(),
+    tags=["lumos", "daily", "spark"],
+    doc_md=__doc__,
+):
+    jobs.wait("activity") >> jobs.verb("validate", writes=("metrics",))

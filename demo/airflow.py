@@ -1,0 +1,290 @@
+"""A real local Airflow: four processes, SQLite, LocalExecutor, and its REST API.
+
+Used by ``make demo``, ``make up`` and the tests. What the settings are for stands beside them;
+``docs/operate.md`` lists folders and ports.
+"""
+
+import datetime as dt
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from demo.client import AirflowClient, AirflowError, Run, TaskState
+from demo.processes import Component, PidFile, free_port
+from lumos.settings import REPOSITORY
+
+DAGS = ("daily_aggregation", "data_quality", "retraining", "batch_scoring", "ab_metrics")
+_START_SECONDS = 120
+_BACKFILL_ATTEMPTS = 4
+
+
+class LocalAirflow(AirflowClient):
+    """Start on entry, stop on exit; nothing of it outlives this process.
+
+    Args:
+        home: ``LUMOS_HOME``; Airflow's own files go to ``home/airflow``.
+        port: Of the UI and the REST API; none: a free one.
+        environment: What every component and task sees (default: this process's).
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        port: int | None = None,
+        preferred_port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home = home.absolute()
+        self.airflow_home = self.home / "airflow"
+        self.run_folder = self.airflow_home / "run"
+        self.port = free_port(port, preferred=preferred_port)
+        super().__init__(f"http://127.0.0.1:{self.port}", self._secret("password"))
+        self.environment = self._environment(os.environ if environment is None else environment)
+        self._components: list[Component] = []
+        self._pid_file = PidFile(self.run_folder / "supervisor.json")
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    def start(self) -> None:
+        """Migrate the database, start the four components, wait until all are healthy.
+
+        Raises:
+            AirflowError: One runs on this home already, or a component did not come up.
+        """
+        running = self._pid_file.read()
+        if running:
+            msg = (
+                f"an Airflow runs on {self.home} already, at {running.get('url')}: "
+                "stop it with `make down`"
+            )
+            raise AirflowError(msg)
+        self._pid_file.write(url=self.url)
+        try:
+            self._write_passwords()
+            self.command("db", "migrate")
+            for name in ("api-server", "scheduler", "dag-processor", "triggerer"):
+                argv = [sys.executable, "-m", "airflow", name]
+                self._components.append(
+                    Component(name, argv, folder=self.run_folder, environment=self.environment)
+                )
+            self._wait_until_healthy()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """The scheduler first, so that it starts nothing new; then the rest."""
+        rest = [found for found in self._components if found.name != "scheduler"]
+        for together in ([found for found in self._components if found not in rest], rest):
+            for component in together:
+                component.terminate()
+            for component in together:
+                component.join()
+        self._components.clear()
+        self.close()
+        self._pid_file.remove()
+
+    def check_alive(self) -> None:
+        """Raise an :class:`AirflowError` if a component ended by itself."""
+        for component in self._components:
+            if not component.is_running:
+                msg = (
+                    f"airflow {component.name} ended by itself; the end of "
+                    f"{component.log_path}:\n{component.last_lines()}"
+                )
+                raise AirflowError(msg)
+
+    def command(self, *arguments: str) -> str:
+        """Run ``airflow ARGUMENTS`` as a person at a terminal would; returns what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        printed = done.stdout + done.stderr
+        if done.returncode:
+            msg = f"airflow {' '.join(arguments)} failed:\n" + "\n".join(printed.splitlines()[-15:])
+            raise AirflowError(msg)
+        return printed
+
+    def backfill(self, dag_id: str, first: dt.date, last: dt.date) -> list[Run]:
+        """``airflow backfill create`` for the days from ``first`` to ``last``, both included.
+
+        Days that were run before are run again. Returns the runs, oldest first.
+        """
+        self._free_from_earlier_backfills(dag_id)
+        for attempt in range(_BACKFILL_ATTEMPTS):
+            try:
+                self.command(
+                    *("backfill", "create", "--dag-id", dag_id),
+                    *("--from-date", first.isoformat(), "--to-date", last.isoformat()),
+                    *("--reprocess-behavior", "completed"),
+                )
+                break
+            except AirflowError as error:
+                # SQLite has one writer, and the scheduler writes all the time.
+                if "database is locked" not in str(error) or attempt == _BACKFILL_ATTEMPTS - 1:
+                    raise
+                self._free_from_earlier_backfills(dag_id)
+        end = last + dt.timedelta(days=1)
+        found = self.call(
+            "GET",
+            f"/dags/{dag_id}/dagRuns",
+            params={
+                "logical_date_gte": f"{first}T00:00:00Z",
+                "logical_date_lt": f"{end}T00:00:00Z",
+                "run_type": "backfill",
+                "order_by": "logical_date",
+            },
+        )
+        return [
+            Run(dag_id, run["dag_run_id"], dt.date.fromisoformat(run["logical_date"][:10]))
+            for run in found["dag_runs"]
+        ]
+
+    def log(self, task: TaskState) -> tuple[Path, list[str]]:
+        """The file of a task's last try, and its lines as people read them."""
+        folder = self.airflow_home / "logs" / f"dag_id={task.run.dag_id}"
+        folder = folder / f"run_id={task.run.run_id}" / f"task_id={task.task_id}"
+        path = folder / f"attempt={task.try_number}.log"
+        if not path.exists():
+            return path, []
+        lines = []
+        for line in path.read_text(errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                entry = {"event": line}
+            lines.append(f"{entry.get('level', '')} {entry.get('event', '')}".strip())
+        return path, lines
+
+    def _environment(self, given: Mapping[str, str]) -> dict[str, str]:
+        kept = {name: value for name, value in given.items() if not name.startswith("AIRFLOW")}
+        paths = [str(REPOSITORY), *filter(None, [kept.get("PYTHONPATH")])]
+        settings = {
+            "CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+            "CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+            "CORE__LOAD_EXAMPLES": "False",
+            "CORE__EXECUTOR": "LocalExecutor",
+            "CORE__PARALLELISM": "4",
+            # LUMOS_SCHEDULE=off: no run starts by itself, so nothing need start paused.
+            "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self._passwords_path),
+            # SQLite: wait for the other processes' writes longer than its 5 s.
+            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.airflow_home}/airflow.db?timeout=60",
+            "API__HOST": "127.0.0.1",
+            "API__PORT": str(self.port),
+            # Without it tasks and links go to localhost:8080.
+            "API__BASE_URL": self.url,
+            "API__SECRET_KEY": self._secret("session"),
+            # Unset, the components make one each and disagree.
+            "API_AUTH__JWT_SECRET": self._secret("jwt"),
+            "LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+            "LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+            # 7 s of orchestration per five tasks at the default of 1 s; 1.3 s so.
+            "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+            "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+            # DAG files do not change here; parsing them all the time costs cores.
+            "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+            "USAGE_DATA_COLLECTION__ENABLED": "False",
+        }
+        return {
+            "LUMOS_SCHEDULE": "off",
+            "LUMOS_POLL_SECONDS": "1",
+            "LUMOS_RETRY_SECONDS": "5",
+            **kept,
+            "LUMOS_HOME": str(self.home),
+            "AIRFLOW_HOME": str(self.airflow_home),
+            "PYTHONPATH": os.pathsep.join(paths),
+            **{f"AIRFLOW__{name}": value for name, value in settings.items()},
+        }
+
+    @property
+    def _passwords_path(self) -> Path:
+        return self.airflow_home / "simple_auth_manager_passwords.json.generated"
+
+    def _secret(self, name: str) -> str:
+        """A random one per home, kept, so that a restart logs nobody out."""
+        path = self.run_folder / "secrets" / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _write_private(path, secrets.token_urlsafe(24))
+        return path.read_text()
+
+    def _write_passwords(self) -> None:
+        _write_private(self._passwords_path, json.dumps({"admin": self.password}))
+
+    def _wait_until_healthy(self) -> None:
+        until = time.monotonic() + _START_SECONDS
+        missing = "the API"
+        while time.monotonic() < until:
+            self.check_alive()
+            try:
+                missing = self._missing()
+            except httpx.TransportError:
+                missing = "the API"
+            if not missing:
+                return
+            time.sleep(0.3)
+        msg = f"Airflow was not up after {_START_SECONDS} s ({missing}); logs: {self.run_folder}"
+        raise AirflowError(msg)
+
+    def _missing(self) -> str:
+        """What is not there yet, in words; empty when all is."""
+        health = self.call("GET", "/monitor/health")
+        for name in ("metadatabase", "scheduler", "triggerer", "dag_processor"):
+            if health[name]["status"] != "healthy":
+                return name
+        broken = self.call("GET", "/importErrors")["import_errors"]
+        if broken:
+            msg = f"DAG file {broken[0]['filename']}:\n{broken[0]['stack_trace'][-1500:]}"
+            raise AirflowError(msg)
+        found = {dag["dag_id"] for dag in self.call("GET", "/dags")["dags"]}
+        return ", ".join(sorted(set(DAGS) - found))
+
+    def _free_from_earlier_backfills(self, dag_id: str) -> None:
+        """Close backfills whose runs have ended.
+
+        Airflow notices only after half a minute, and refuses another one until then.
+        """
+        found = self.call("GET", "/backfills", params={"dag_id": dag_id, "active": True})
+        for backfill in found["backfills"]:
+            busy = self.call(
+                "GET",
+                f"/dags/{dag_id}/dagRuns",
+                params={"run_type": "backfill", "state": ["queued", "running"]},
+            )
+            if backfill["completed_at"] is None and not busy["dag_runs"]:
+                self.call("PUT", f"/backfills/{backfill['id']}/cancel")
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Readable by its owner only, from the first byte on."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)

@@ -1,0 +1,202 @@
+"""The demo as a daily operator lives it: one day with everything, then two days by backfill."""
+
+import datetime as dt
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from demo.airflow import LocalAirflow
+from demo.client import Run, TaskState
+from demo.watch import Watch
+
+DAILY_DAGS = ("daily_aggregation", "data_quality", "batch_scoring", "ab_metrics")
+HISTORY_DAYS = 365
+NEXT_DAYS = 2
+_PATIENCE_SECONDS = 1800
+_POLL_SECONDS = 1.0
+
+
+class StoryFailed(Exception):
+    """A run or a verb did not end well; the message says which, and shows the end of its log."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A verb that ran, in or beside Airflow: whose task, how long, what it reported."""
+
+    dag_id: str
+    task_id: str
+    date: dt.date
+    state: str
+    seconds: float
+    process_seconds: float | None = None
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Unique in one demo."""
+        return f"{self.dag_id}.{self.task_id}@{self.date}"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What happened: every job, every DAG run with its state and seconds, the whole time."""
+
+    jobs: Sequence[Job]
+    runs: Sequence[Mapping[str, Any]]
+    total_s: float
+
+
+def tell(airflow: LocalAirflow, *, date: dt.date, recipe: str, watch: Watch) -> Told:
+    """Start Airflow and play the story; Airflow is left running for the caller to stop.
+
+    Raises:
+        StoryFailed: A DAG run or a verb failed.
+        AirflowError: Airflow itself did.
+    """
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as beside:
+        landing = beside.submit(_verb, airflow, "land", date, watch)
+        airflow.start()
+        airflow.abandon_unfinished()
+        story = _Story(airflow, date=date, recipe=recipe, watch=watch, beside=beside)
+        story.jobs.append(landing.result())
+        story.first_day()
+        story.next_days()
+        story.jobs.append(_verb(airflow, "report", story.last, watch))
+    return Told(story.collect(), story.run_facts(), time.monotonic() - started)
+
+
+class _Story:
+    def __init__(
+        self,
+        airflow: LocalAirflow,
+        *,
+        date: dt.date,
+        recipe: str,
+        watch: Watch,
+        beside: ThreadPoolExecutor,
+    ) -> None:
+        self.airflow, self.date, self.recipe = airflow, date, recipe
+        self.watch, self.beside = watch, beside
+        self.last = date + dt.timedelta(days=NEXT_DAYS)
+        self.jobs: list[Job] = []
+        self.runs: list[Run] = []
+
+    def first_day(self) -> None:
+        """Trigger all five by hand; each waits by itself for the tables it needs."""
+        self._trigger("daily_aggregation", days=HISTORY_DAYS)
+        retraining = self._trigger("retraining")
+        self._trigger("data_quality")
+        self._trigger("ab_metrics")
+        # The very first day has no champion to score with before this run has ended.
+        self._until([retraining])
+        self._trigger("batch_scoring")
+        landing = self.beside.submit(_verb, self.airflow, "land", self.last, self.watch)
+        self._until(self.runs)
+        self.jobs.append(_result(landing))
+
+    def next_days(self) -> None:
+        """Two days have landed: catch up as an operator would after a night off."""
+        first = self.date + dt.timedelta(days=1)
+        for dag_id in DAILY_DAGS:
+            self.watch.say(
+                f"airflow backfill create --dag-id {dag_id} --from-date {first} "
+                f"--to-date {self.last} --reprocess-behavior completed"
+            )
+            self.runs += self.airflow.backfill(dag_id, first, self.last)
+        self._until(self.runs)
+
+    def _trigger(self, dag_id: str, **conf: Any) -> Run:
+        self.watch.say(f"trigger {dag_id} for {self.date} {json.dumps(conf) if conf else ''}")
+        conf = {"recipe": self.recipe, **conf}
+        run = self.airflow.trigger(dag_id, date=self.date, conf=conf)
+        self.runs.append(run)
+        return run
+
+    def _until(self, runs: Sequence[Run]) -> None:
+        """Watch all runs until these have ended; stop at the first that failed."""
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < until:
+            self.airflow.check_alive()
+            tasks = self.airflow.tasks(self.runs)
+            self.watch.show(tasks)
+            _fail_on(self.airflow, tasks)
+            mine = [task for task in tasks if task.run in set(runs)]
+            if mine and all(task.is_over for task in mine):
+                return
+            time.sleep(_POLL_SECONDS)
+        msg = f"the DAG runs did not end within {_PATIENCE_SECONDS} s; see {self.airflow.url}"
+        raise StoryFailed(msg)
+
+    def collect(self) -> list[Job]:
+        """All jobs with what they reported."""
+        return [*self.jobs, *(self._job(task) for task in self.airflow.tasks(self.runs))]
+
+    def _job(self, task: TaskState) -> Job:
+        report, seconds = None, None
+        if task.state == "success":
+            report = self.airflow.xcom(task.run, task.task_id)
+            if isinstance(report, dict) and "verb" in report:
+                seconds = self.airflow.xcom(task.run, task.task_id, "process_seconds")
+        return Job(
+            dag_id=task.run.dag_id,
+            task_id=task.task_id,
+            date=task.run.date,
+            state=task.state,
+            seconds=round(task.seconds or 0.0, 2),
+            process_seconds=seconds,
+            report=report if isinstance(report, dict) else {},
+        )
+
+    def run_facts(self) -> list[dict[str, Any]]:
+        """State and seconds of every DAG run."""
+        return [
+            {
+                "dag_id": run.dag_id,
+                "date": run.date.isoformat(),
+                "run_id": run.run_id,
+                **self.airflow.run_times(run),
+            }
+            for run in self.runs
+        ]
+
+
+def _fail_on(airflow: LocalAirflow, tasks: Sequence[TaskState]) -> None:
+    for task in tasks:
+        if task.state == "failed":
+            path, lines = airflow.log(task)
+            msg = (
+                f"task {task.task_id} of {task.run.dag_id} failed for {task.run.date}. "
+                f"Its log: {path}\n" + "\n".join(f"  {line}" for line in lines[-15:])
+            )
+            raise StoryFailed(msg)
+
+
+def _verb(airflow: LocalAirflow, verb: str, date: dt.date, watch: Watch) -> Job:
+    """A verb at the command line, as a person would, beside Airflow."""
+    watch.say(f"lumos {verb} --date {date}")
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "lumos", verb, f"--date={date}"],
+        env=airflow.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = round(time.monotonic() - started, 2)
+    if done.returncode:
+        end = "\n".join(f"  {line}" for line in done.stderr.splitlines()[-15:])
+        msg = f"lumos {verb} --date {date} ended with exit code {done.returncode}:\n{end}"
+        raise StoryFailed(msg)
+    report = json.loads(done.stdout.splitlines()[-1])
+    return Job("(command line)", verb, date, "success", seconds, seconds, report)
+
+
+def _result(future: Future[Job]) -> Job:
+    return future.result()

@@ -1,0 +1,133 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.exceptions import ParamValidationError
+from lumos_airflow.form import recipe_suggestions
+
+from lumos.recipes import shipped
+from lumos.settings import REPOSITORY
+
+DAGS = {"daily_aggregation", "data_quality", "retraining", "batch_scoring", "ab_metrics"}
+
+
+def parse(environment: dict) -> dict:
+    """What a fresh process finds when it parses the DAG files."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.parse"],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def dags() -> dict:
+    bag = DagBag()
+    assert bag.import_errors == {}
+    return bag.dags
+
+
+def test_all_dags_parse_within_a_second_and_import_nothing_heavy():
+    found = parse({**os.environ, "LUMOS_PLATFORM": "local"})
+    assert found["import_errors"] == {}
+    assert found["num_dags"] == len(DAGS)
+    assert found["heavy"] == []
+    assert found["parse_s"] <= 1
+
+
+def test_the_platform_that_is_not_built_yet_fails_at_parse_with_a_sentence():
+    found = parse({**os.environ, "LUMOS_PLATFORM": "aws"})
+    assert found["num_dags"] == 0
+    assert {name.removesuffix(".py") for name in found["import_errors"]} == DAGS
+    for text in found["import_errors"].values():
+        assert "LUMOS_PLATFORM=aws is not available in this version" in text
+
+
+def test_the_five_dags_are_there_and_documented_for_on_call(dags):
+    assert set(dags) == DAGS
+    for dag in dags.values():
+        assert dag.catchup is False
+        assert "When a task is red" in dag.doc_md
+        assert dag.tags
+        for task in dag.tasks:
+            assert task.retries >= 1
+            assert task.owner == "lumos"
+            assert task.execution_timeout or task.task_id.startswith(("wait_", "prep", "rel"))
+
+
+def test_every_verb_writes_for_one_date_at_a_time(dags):
+    for dag in dags.values():
+        for task in dag.tasks:
+            if hasattr(task, "verb"):
+                assert task.max_active_tis_per_dag == 1
+
+
+def test_outlets_name_every_table_that_the_daily_path_writes(dags):
+    outlets = {
+        asset.name for dag in dags.values() for task in dag.tasks for asset in task.outlets
+    }
+    assert outlets >= {
+        *("activity", "event_context", "users", "sequences", "metrics", "model"),
+        *("evaluations", "forecasts", "scores", "manifests", "exposures", "outcomes", "effects"),
+    }
+
+
+def test_training_is_released_whatever_happens_and_cannot_hide_a_failure(dags):
+    dag = dags["retraining"]
+    released = dag.get_task("release_machine")
+    assert dag.get_task("prepare_machine").is_setup
+    assert released.is_teardown
+    assert not released.on_failure_fail_dagrun
+    # The run's state is that of its leaves; a teardown is not counted as one.
+    assert released.upstream_task_ids == {"prepare_machine", "promote"}
+    assert dag.get_task("train").upstream_task_ids == {"prepare_machine"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("business_date", "2017-13-40"),
+        ("business_date", "yesterday"),
+        ("recipe", "rm -rf /"),
+        ("recipe", "package.module:"),
+        ("recipe", "a:b; c"),
+        ("days", 0),
+        ("days", 5001),
+        ("days", "365"),
+        ("settings", ["training.epochs"]),
+        ("settings", ["--force"]),
+        ("settings", "training.epochs=2"),
+        ("force", "yes"),
+    ],
+)
+def test_a_bad_parameter_is_refused_before_anything_runs(dags, name, value):
+    parameter = dags["daily_aggregation"].params.get_param(name)
+    with pytest.raises(ParamValidationError):
+        parameter.resolve(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("business_date", None),
+        ("business_date", "2017-12-10"),
+        ("recipe", "complete_journey"),
+        ("recipe", "gym_world.recipe:recipe"),
+        ("days", 365),
+        ("settings", ["training.epochs=2", "name=x y"]),
+        ("settings", None),
+    ],
+)
+def test_a_good_parameter_is_taken(dags, name, value):
+    assert dags["daily_aggregation"].params.get_param(name).resolve(value) == value
+
+
+def test_the_form_suggests_exactly_the_shipped_recipes():
+    assert recipe_suggestions() == list(shipped())

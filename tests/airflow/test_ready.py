@@ -1,0 +1,158 @@
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import asdict
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
+from lumos_airflow.operators.ready import TableReadySensor
+from lumos_airflow.publishing import skip_unless_wanted
+from lumos_airflow.triggers.ready import Finding, Partition, TableReadyTrigger, look
+
+from lumos import ledger
+from lumos.recipes import load
+from lumos.settings import Settings
+from lumos.verbs import Request, TableWritten
+
+DAY = dt.date(2017, 12, 10)
+
+
+@pytest.fixture
+def enter(tmp_path, monkeypatch) -> Callable[..., None]:
+    """A real ledger in a fresh lake, and a way to enter a table in it."""
+    monkeypatch.setenv("LUMOS_HOME", str(tmp_path))
+    monkeypatch.delenv("LUMOS_LAKE", raising=False)
+
+    def enter(table: str, date: dt.date = DAY, verdict: str = ledger.READY) -> None:
+        request = Request(
+            verb="aggregate",
+            recipe=load("complete_journey"),
+            date=date,
+            settings=Settings.from_environment(),
+        )
+        report = request.report(tables=(TableWritten(table=table, version=4, rows=99),))
+        ledger.record(request, report, inputs={}, verdict=verdict)
+
+    return enter
+
+
+def sensor(table: str = "sequences", **keywords) -> TableReadySensor:
+    return TableReadySensor(
+        task_id="wait", table=table, recipe="complete_journey", date=str(DAY), **keywords
+    )
+
+
+def fire(trigger: TableReadyTrigger) -> dict:
+    """Run a trigger as the triggerer does, after a trip through its serialised form."""
+    _, arguments = trigger.serialize()
+
+    async def first() -> dict:
+        async for event in TableReadyTrigger(**arguments).run():
+            return event.payload
+        raise AssertionError
+
+    return asyncio.run(asyncio.wait_for(first(), timeout=20))
+
+
+def trigger(seconds: float) -> TableReadyTrigger:
+    deadline = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+    partition = Partition("sequences", "complete_journey", str(DAY))
+    return TableReadyTrigger(
+        **asdict(partition), poll_seconds=0.05, deadline=deadline.isoformat()
+    )
+
+
+def test_a_table_that_is_ready_is_passed_without_the_triggerer(enter):
+    enter("sequences")
+    found = sensor().execute({})
+    assert (found["verdict"], found["version"], found["rows"]) == ("ready", 4, 99)
+
+
+def test_a_table_that_is_not_there_defers_with_a_deadline(enter):
+    enter("activity")
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor(timeout=dt.timedelta(hours=1), poll_seconds=7).execute({})
+    path, arguments = deferred.value.trigger.serialize()
+    assert path == "lumos_airflow.triggers.ready.TableReadyTrigger"
+    left = dt.datetime.fromisoformat(arguments["deadline"]) - dt.datetime.now(dt.UTC)
+    assert dt.timedelta(minutes=59) < left <= dt.timedelta(hours=1)
+    assert arguments["poll_seconds"] == 7
+
+
+def test_the_wait_ends_when_the_ledger_says_ready(enter):
+    enter("sequences", DAY - dt.timedelta(days=1))
+
+    async def wait_and_enter() -> dict:
+        waiting = asyncio.ensure_future(anext(aiter(trigger(20).run())))
+        await asyncio.sleep(0)  # it looks once before the table is there
+        await asyncio.to_thread(enter, "sequences")
+        return (await waiting).payload
+
+    assert asyncio.run(wait_and_enter())["verdict"] == "ready"
+
+
+def test_a_refused_table_fails_at_once_and_says_what_to_run(enter):
+    enter("sequences", verdict=ledger.REFUSED)
+    with pytest.raises(AirflowFailException, match="was refused for 2017-12-10.*lumos sequences"):
+        sensor().execute({})
+    assert fire(trigger(20))["verdict"] == "refused"
+
+
+def test_a_wait_that_took_too_long_names_the_newest_date_and_the_remedy(enter):
+    enter("sequences", dt.date(2017, 12, 7))
+    enter("sequences", dt.date(2017, 12, 8), ledger.REFUSED)
+    event = fire(trigger(-1))
+    with pytest.raises(AirflowFailException) as failed:
+        sensor().resume({}, event)
+    said = str(failed.value)
+    assert "sequences of recipe complete_journey is not ready for 2017-12-10" in said
+    assert "its newest ready date is 2017-12-07" in said
+    assert "`lumos sequences --recipe complete_journey --date 2017-12-10`" in said
+    assert "DAG daily_aggregation" in said
+
+
+def test_an_empty_lake_is_no_fault(enter):
+    found = look(Partition("quality", "complete_journey", str(DAY)))
+    assert found == Finding(
+        "absent",
+        "quality of recipe complete_journey is not ready for 2017-12-10; no date of it is ready",
+    )
+
+
+def test_a_wait_for_an_unknown_recipe_fails_without_retry(enter):
+    task = sensor()
+    task.recipe = "nobody"
+    with pytest.raises(AirflowFailException, match="recipe 'nobody' is unknown"):
+        task.execute({})
+
+
+def publishing(date: dt.date, **params) -> dict:
+    return {
+        "params": {
+            "business_date": date.isoformat(),
+            "recipe": "complete_journey",
+            "publish": True,
+            "republish": False,
+            **params,
+        }
+    }
+
+
+def test_the_first_and_every_newer_day_are_published(enter):
+    skip_unless_wanted(publishing(DAY))
+    enter("manifests", DAY)
+    skip_unless_wanted(publishing(DAY))
+    skip_unless_wanted(publishing(DAY + dt.timedelta(days=1)))
+
+
+def test_an_older_day_is_never_published_by_accident(enter):
+    enter("manifests", DAY)
+    older = DAY - dt.timedelta(days=1)
+    with pytest.raises(AirflowSkipException, match="older than 2017-12-10"):
+        skip_unless_wanted(publishing(older))
+    skip_unless_wanted(publishing(older, republish=True))
+
+
+def test_publishing_can_be_switched_off(enter):
+    with pytest.raises(AirflowSkipException, match="parameter publish is off"):
+        skip_unless_wanted(publishing(DAY, publish=False, republish=True))
