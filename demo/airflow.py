@@ -4,10 +4,12 @@ Used by ``make demo``, ``make up`` and the tests. What the settings are for stan
 ``docs/operate.md`` lists folders and ports.
 """
 
+import contextlib
 import datetime as dt
 import json
 import os
 import secrets
+import sqlite3
 import subprocess
 import sys
 import time
@@ -84,6 +86,7 @@ class LocalAirflow(AirflowClient):
         try:
             self._write_passwords()
             self.command("db", "migrate")
+            self._let_readers_pass_writers()
             for name in ("api-server", "scheduler", "dag-processor", "triggerer"):
                 argv = [sys.executable, "-m", "airflow", name]
                 self._components.append(
@@ -93,6 +96,11 @@ class LocalAirflow(AirflowClient):
         except BaseException:
             self.stop()
             raise
+
+    def _let_readers_pass_writers(self) -> None:
+        """Write-ahead logging, which SQLite keeps in the file: else a busy scheduler locks it."""
+        with contextlib.closing(sqlite3.connect(self.airflow_home / "airflow.db")) as database:
+            database.execute("PRAGMA journal_mode=WAL")
 
     def stop(self) -> None:
         """The scheduler first, so that it starts nothing new; then the rest."""
@@ -190,7 +198,8 @@ class LocalAirflow(AirflowClient):
             "CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
             "CORE__LOAD_EXAMPLES": "False",
             "CORE__EXECUTOR": "LocalExecutor",
-            "CORE__PARALLELISM": "4",
+            # Two heavy verbs fill two cores; a third slot lets the short ones through.
+            "CORE__PARALLELISM": "3",
             # LUMOS_SCHEDULE=off: no run starts by itself, so nothing need start paused.
             "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
@@ -246,7 +255,7 @@ class LocalAirflow(AirflowClient):
             self.check_alive()
             try:
                 missing = self._missing()
-            except httpx.TransportError:
+            except (httpx.TransportError, httpx.HTTPStatusError):  # it is still starting
                 missing = "the API"
             if not missing:
                 return

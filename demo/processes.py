@@ -66,7 +66,13 @@ class Component:
         self._pid_path = folder / f"{name}.pid"
         with self.log_path.open("ab") as log:
             self._guard = subprocess.Popen(
-                [sys.executable, str(_GUARD), _GRACE_SECONDS.get(name, "5"), str(os.getpid()), *argv],
+                [
+                    sys.executable,
+                    str(_GUARD),
+                    _GRACE_SECONDS.get(name, "5"),
+                    str(os.getpid()),
+                    *argv,
+                ],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -112,10 +112,9 @@ class _Story:
             self.runs += self.airflow.backfill(dag_id, first, self.last)
         self._until(self.runs)
 
-    def _trigger(self, dag_id: str, **conf: Any) -> Run:
+    def _trigger(self, dag_id: str, **conf: int) -> Run:
         self.watch.say(f"trigger {dag_id} for {self.date} {json.dumps(conf) if conf else ''}")
-        conf = {"recipe": self.recipe, **conf}
-        run = self.airflow.trigger(dag_id, date=self.date, conf=conf)
+        run = self.airflow.trigger(dag_id, date=self.date, conf={"recipe": self.recipe, **conf})
         self.runs.append(run)
         return run
 

@@ -1,6 +1,7 @@
 """Recipes by name: the shipped ones, and anyone's own as ``package.module:function``."""
 
 import importlib
+import inspect
 import re
 
 from pydantic import ValidationError
@@ -43,6 +44,11 @@ def load(name: str) -> Recipe:
     if not callable(build):
         msg = f"recipe {name!r}: module {module} has no function {function!r}"
         raise ValueError(msg)
+    try:
+        inspect.signature(build).bind()
+    except TypeError as error:
+        msg = f"recipe {name!r}: the function must be callable without arguments ({error})"
+        raise ValueError(msg) from error
     try:
         recipe = build()
     except ValidationError as error:

@@ -107,8 +107,8 @@ def _fits(found: str, wanted: str) -> bool:
 
 
 @contextmanager
-def blaming(files: str) -> Iterator[None]:
-    """Turn an error that the data or a SELECT causes while running into bad input.
+def blaming(file: Path) -> Iterator[None]:
+    """Turn an error that the data and a SELECT cause while it runs into bad input.
 
     Raises:
         BadInput: Such an error; all others pass.
@@ -119,7 +119,7 @@ def blaming(files: str) -> Iterator[None]:
         condition = error.getCondition() or ""
         if condition.split(".")[0] not in _FAULTS_OF_DATA:
             raise
-        raise BadInput(f"{files} failed on the data: {_first_lines(error)}") from error
+        raise BadInput(f"{file} failed on the data: {_first_lines(error)}") from error
 
 
 def _first_lines(error: PySparkException) -> str:

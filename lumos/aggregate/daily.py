@@ -47,8 +47,6 @@ def aggregate(request: Request) -> Report:
             _select(spark, plan, rows)
             return _write(spark, plan, rows)
         finally:
-            for frame in rows.results.values():
-                frame.unpersist()
             for name in (*plan.sources, KNOWN_USERS):
                 spark.catalog.dropTempView(name)
 
@@ -67,9 +65,13 @@ def _local_time(spark: SparkSession, timezone: str) -> Iterator[None]:
 def _judge(spark: SparkSession, plan: Plan, rows: Rows) -> None:
     """Judge all facts, make them views, and stop at a day that has none."""
     declared = {table.name: table for table in plan.request.recipe.raw}
+    opened = {}
     for name, table in declared.items():
         if table.role == "fact":
-            rows.judged[name] = _judged(spark, plan, name, repeated=False)
+            opened[name] = open_source(spark, plan.sources[name])
+            rows.judged[name] = facts.judge(
+                opened[name], table, plan.days, plan.runs, repeated=False
+            )
         elif any(contract.mentions(text, name) for text in plan.texts.values()):
             frame = open_source(spark, plan.sources[name])
             if table.landed_on:
@@ -77,7 +79,9 @@ def _judge(spark: SparkSession, plan: Plan, rows: Rows) -> None:
             frame.createOrReplaceTempView(name)
     with_repeats = rows.count([declared[name] for name in rows.judged])
     for name in with_repeats:
-        rows.judged[name] = _judged(spark, plan, name, repeated=True)
+        rows.judged[name] = facts.judge(
+            opened[name], declared[name], plan.days, plan.runs, repeated=True
+        )
     if with_repeats:
         rows.count([declared[name] for name in rows.judged])
     for name, judged in rows.judged.items():
@@ -85,12 +89,6 @@ def _judge(spark: SparkSession, plan: Plan, rows: Rows) -> None:
         facts.accepted(judged).repartition("user_id").createOrReplaceTempView(name)
     if not rows.accepted_by_day[plan.days.last] and not plan.request.options["allow_empty"]:
         raise BadInput(_no_data(spark, plan))
-
-
-def _judged(spark: SparkSession, plan: Plan, name: str, *, repeated: bool) -> DataFrame:
-    source = plan.sources[name]
-    frame = open_source(spark, source)
-    return facts.judge(frame, source.table, plan.days, plan.runs, repeated=repeated)
 
 
 def _no_data(spark: SparkSession, plan: Plan) -> str:
@@ -121,13 +119,16 @@ def _select(spark: SparkSession, plan: Plan, rows: Rows) -> None:
         files[name] = contract.sql_path(request.settings, recipe, select)
         window = plan.window(name)
         arguments: dict[str, Any] = {"first_day": window.first, "last_day": window.last}
-        rows.results[name] = contract.run_select(
+        result = contract.run_select(
             spark,
             plan.texts[select],
             arguments | dict(recipe.sql_parameters),
             table=tables(recipe)[name],
             file=files[name],
-        ).persist()
+        )
+        with contract.blaming(files[name]):
+            # Run once here. A cache is not enough: a union of results does not always hit it.
+            rows.results[name] = result.localCheckpoint()
     counted = raw_rows_by_day(rows.results["activity"]).select(
         F.lit("").alias("table"), F.col("day").cast("string").alias("what"), "num_rows"
     )
@@ -136,9 +137,8 @@ def _select(spark: SparkSession, plan: Plan, rows: Rows) -> None:
         for name, frame in rows.results.items()
     ]
     counts: dict[str, dict[str, int]] = {name: {} for name in ("", *files)}
-    with contract.blaming(" or ".join(str(file) for file in files.values())):
-        for row in reduce(DataFrame.unionByName, [counted, *found]).collect():
-            counts[row.table][row.what] = row.num_rows
+    for row in reduce(DataFrame.unionByName, [counted, *found]).collect():
+        counts[row.table][row.what] = row.num_rows
     for name, file in files.items():
         rows.sizes[name] = counts[name].pop("rows")
         contract.refuse_faults(counts[name], file)

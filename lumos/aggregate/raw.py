@@ -47,14 +47,12 @@ class Source:
     Attributes:
         table: Its declaration.
         uri: Where it lies.
-        version: Delta version that every read of this run uses; ``None`` for plain files.
         header: Columns of a CSV file, in the file's order.
         digest: Changes when a file that this run can see changes.
     """
 
     table: RawTable
     uri: str
-    version: int | None
     header: tuple[str, ...]
     digest: str
 
@@ -94,7 +92,7 @@ def _delta_source(table: RawTable, uri: str, last_day: dt.date) -> Source:
         for row in files.select(["path", "size_bytes"]).to_pylist()
         if _landed_by(row["path"], table, last_day)
     ]
-    return Source(table, uri, delta.version(), (), _digest(lines))
+    return Source(table, uri, (), _digest(lines))
 
 
 def _spelled(kind: object) -> str:
@@ -131,7 +129,7 @@ def _file_source(table: RawTable, uri: str, last_day: dt.date) -> Source:
         for info in files
         if _landed_by(info.path, table, last_day)
     ]
-    return Source(table, uri, None, header, _digest(lines))
+    return Source(table, uri, header, _digest(lines))
 
 
 def _is_data(path: str, root: str) -> bool:
@@ -197,8 +195,8 @@ def open_source(spark: SparkSession, source: Source) -> DataFrame:
     """
     table = source.table
     if table.format == "delta":
-        reader = spark.read.format("delta").option("versionAsOf", source.version or 0)
-        return reader.load(source.uri).select(*table.columns)
+        # Pinned by being opened once: every scan of this frame reads the same version.
+        return spark.read.format("delta").load(source.uri).select(*table.columns)
     if table.format == "parquet":
         schema = ", ".join(f"`{name}` {kind}" for name, kind in table.columns.items())
         return spark.read.schema(schema).parquet(source.uri).select(*table.columns)

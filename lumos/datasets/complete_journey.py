@@ -25,11 +25,13 @@ from lumos.config import (
     ActivityColumn,
     EventColumn,
     Experiment,
+    ModelConfig,
     RawTable,
     Recipe,
     SqlType,
     StaticColumn,
     Task,
+    TrainingConfig,
     Variant,
 )
 from lumos.dates import day_number, first_of_window
@@ -95,7 +97,8 @@ def recipe() -> Recipe:
             EventColumn(name="store_displays", unit="ln(1 + store placements)"),
         ),
         static=tuple(StaticColumn(name=name, kind="categorical") for name in _ATTRIBUTES),
-        history_days=182,
+        # Two cores and a minute of training: docs/experiments.md has what else was tried.
+        history_days=112,
         horizon_days=7,
         tasks=(
             Task(name="shop_7d", kind="any", column="shopped", window_days=7),
@@ -104,6 +107,8 @@ def recipe() -> Recipe:
             Task(name="sales_7d", kind="sum", column="sales", window_days=7),
             Task(name="discount_7d", kind="sum", column="discount", window_days=7),
         ),
+        model=ModelConfig(num_encoder_layers=1, num_decoder_layers=1, num_heads=2, dropout=0.0),
+        training=TrainingConfig(epochs=8, batch_size=64, learning_rate=4e-3),
         experiments=(
             Experiment(
                 name="offers_aa",

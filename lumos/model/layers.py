@@ -67,5 +67,6 @@ class Attention(nn.Module):
         return mixed
 
     def _heads(self, x_BKD: Tensor) -> Tensor:
-        num_users, num_days, _ = x_BKD.shape
-        return x_BKD.view(num_users, num_days, self.num_heads, -1).transpose(1, 2)
+        num_users, num_days, width = x_BKD.shape
+        size = width // self.num_heads  # -1 would be ambiguous in an empty batch
+        return x_BKD.view(num_users, num_days, self.num_heads, size).transpose(1, 2)

@@ -89,7 +89,7 @@ def validate(request: Request) -> Report:
     """
     remedy = f"Run `lumos aggregate --date {request.date}` first."
     entry = require(request.settings, request.recipe, "activity", request.date, remedy=remedy)
-    inputs = {"activity": entry.version, **_ready_versions(request)}
+    inputs = {"activity": entry.version, **_others_ready(request, entry)}
     known = already_done(request, "quality", inputs)
     if known is not None:
         return known
@@ -119,9 +119,16 @@ def validate(request: Request) -> Report:
     return report
 
 
-def _ready_versions(request: Request) -> dict[str, int]:
-    found = {name: find(request.settings, request.recipe, name, request.date) for name in _OPTIONAL}
-    return {name: entry.version for name, entry in found.items() if entry is not None}
+def _others_ready(request: Request, activity: Entry) -> dict[str, int]:
+    """Versions of the other tables of the date; of sequences only if made from this activity."""
+    versions = {}
+    for name in _OPTIONAL:
+        entry = find(request.settings, request.recipe, name, request.date)
+        if entry is None or entry.verdict != READY:
+            continue
+        if entry.inputs.get("activity", activity.version) == activity.version:
+            versions[name] = entry.version
+    return versions
 
 
 def _refused_before(request: Request, inputs: Mapping[str, int | str]) -> list[str]:
@@ -170,10 +177,8 @@ def _cached(
     first_day: dt.date,
 ) -> Iterator["DataFrame"]:
     """Rows of a table from a day on, up to the business date, in memory meanwhile."""
-    from pyspark.sql import functions as f
-
-    whole = load(spark, request, table, versions)
-    frame = whole.where(f.col(_DAY_OF[table]).between(first_day, request.date)).cache()
+    days = (_DAY_OF[table], first_day, request.date)
+    frame = load(spark, request, table, versions, days=days).cache()
     try:
         yield frame
     finally:

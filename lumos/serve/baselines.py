@@ -13,11 +13,12 @@ import lightgbm
 import numpy as np
 
 from lumos.config import Recipe, Task
-from lumos.serve.features import Examples, Floats
+from lumos.serve.accuracy import Floats
+from lumos.serve.features import Examples
+from lumos.serve.logistic import fit_logistic, log_odds, sigmoid
 
 _WINDOW = 56  # days of history that the recency baseline looks at
-_NEWTON_STEPS = 25
-_RIDGE = 1e-3
+_RIDGE = 0.01  # only guards against a singular matrix
 _ROUNDS = 120
 # One thread a model and two models at a time: two OpenMP threads that share their cores with
 # anything else wait for each other (measured: 2 s alone became 42 s on a busy machine).
@@ -46,7 +47,12 @@ class Recency:
     def fit(cls, recipe: Recipe, train: Examples) -> "Recency":
         """Three numbers a binary task, nothing at all for a sum."""
         weights = {
-            task.name: _logistic(_plain(task, train), train.outcomes[task.name])
+            task.name: fit_logistic(
+                _plain(task, train),
+                train.outcomes[task.name],
+                prior_K=np.zeros(3),
+                strength=_RIDGE,
+            )
             for task in recipe.tasks
             if task.kind == "any"
         }
@@ -57,7 +63,7 @@ class Recency:
         forecasts = {}
         for task in self.recipe.tasks:
             if task.kind == "any":
-                forecasts[task.name] = _sigmoid(_plain(task, examples) @ self.weights[task.name])
+                forecasts[task.name] = sigmoid(_plain(task, examples) @ self.weights[task.name])
             else:
                 daily = examples.values[f"{task.column}_{_WINDOW}"]
                 forecasts[task.name] = daily * task.window_days
@@ -116,29 +122,9 @@ def _boost(task: Task, train: Examples) -> lightgbm.Booster | float:
 
 
 def _plain(task: Task, examples: Examples) -> Floats:
-    """Constant, log frequency, log recency: shape (N, 3)."""
+    """Constant, log odds of the frequency, log recency: shape (N, 3)."""
     days = np.minimum(examples.values["tenure"], _WINDOW)
     active_days = examples.values[f"{task.column}_{_WINDOW}"] * days
-    frequency = (active_days + 0.5) / (days + 1)
+    frequency = log_odds((active_days + 0.5) / (days + 1))
     recency = np.log1p(examples.values[f"{task.column}_recency"])
-    odds = np.log(frequency / (1 - np.minimum(frequency, 1 - 1e-9)))
-    return np.column_stack([np.ones_like(odds), odds, recency])
-
-
-def _logistic(inputs: Floats, outcome: Floats) -> Floats:
-    """Logistic regression by Newton's method, with a ridge so small that it only guards."""
-    weights = np.zeros(inputs.shape[1])
-    ridge = _RIDGE * len(outcome) * np.eye(inputs.shape[1]) / 100
-    for _ in range(_NEWTON_STEPS):
-        p = _sigmoid(inputs @ weights)
-        slope = inputs.T @ (p - outcome) + ridge @ weights
-        curve = (inputs * (p * (1 - p))[:, None]).T @ inputs + ridge
-        step = np.linalg.solve(curve, slope)
-        weights = weights - step
-        if np.abs(step).max() < 1e-9:
-            break
-    return weights
-
-
-def _sigmoid(odds: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-np.clip(odds, -30, 30))), np.float64)
+    return np.column_stack([np.ones_like(frequency), frequency, recency])

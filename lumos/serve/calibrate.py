@@ -1,8 +1,9 @@
 """Make forecasts mean what they say, by how the same model version did on days that matured.
 
 For ``any`` tasks a monotone curve (centred isotonic regression: Oron & Flournoy 2017), which
-keeps the order of users where it rises; with few positives or negatives only one number, the
-ratio of outcomes to forecasts, drawn towards 1. For ``sum`` tasks the ratio as well.
+keeps the order of users where it rises; with few positives or negatives two numbers only (Platt:
+the log odds shifted and stretched), drawn towards no change. For ``sum`` tasks the ratio of
+outcomes to forecasts, drawn towards 1.
 
 A calibrator is a small JSON object whose version is the hash of its content, kept beside the
 tables: who holds a published score can find out exactly how it was made.
@@ -28,13 +29,16 @@ from lumos.accio.plan import hash_users, uniform
 from lumos.config import Config, Recipe, Task
 from lumos.dates import EPOCH
 from lumos.serve.accuracy import Floats, bins
+from lumos.serve.logistic import fit_logistic, log_odds, sigmoid
 from lumos.settings import Settings
 from lumos.tables import predicate, read, table_uri
 from lumos.verbs import BadInput, GateRefused
 
 _ENOUGH = 200  # positives, and negatives, from which a curve is worth more than a number
-_PRIOR = 20.0  # expected outcomes that the ratio's pull towards 1 is worth
+_PRIOR = 20.0  # outcomes of typical size that the ratio's pull towards 1 is worth
+_FIRMNESS = 4.0  # inverse variance of the belief that log odds are right as they are
 _MAX_BINS = 10
+_SURE = 2.0  # standard errors
 _BIN_SIZE = 50
 _HALVES = 5  # salt of this stream of chance; accio.plan has 1 to 3, the scaler 4
 
@@ -44,25 +48,27 @@ class Calibrator(Config):
 
     Attributes:
         task: Name of the task.
-        kind: ``isotonic`` interpolates ``y`` over ``x``; ``ratio`` multiplies.
-        x: Raw forecasts, ascending; empty for a ratio.
+        kind: ``isotonic`` interpolates ``y`` over ``x``; ``logistic`` maps log odds ``l`` to
+            ``shift + stretch * l``; ``ratio`` multiplies.
+        x: Raw forecasts, ascending.
         y: Calibrated values at ``x``.
-        ratio: The factor; 1 for isotonic.
-        largest: Upper bound of what comes out: 1 for a probability.
     """
 
     task: str
-    kind: Literal["isotonic", "ratio"]
+    kind: Literal["isotonic", "logistic", "ratio"]
     x: tuple[float, ...] = ()
     y: tuple[float, ...] = ()
+    shift: float = 0.0
+    stretch: float = 1.0
     ratio: float = 1.0
-    largest: float | None = None
 
     def __call__(self, forecast_N: Floats) -> Floats:
         """Calibrated forecasts."""
         if self.kind == "isotonic":
             return np.interp(forecast_N, self.x, self.y)
-        return np.minimum(forecast_N * self.ratio, np.inf if self.largest is None else self.largest)
+        if self.kind == "logistic":
+            return sigmoid(self.shift + self.stretch * log_odds(forecast_N))
+        return forecast_N * self.ratio
 
 
 class Calibration(Config):
@@ -164,21 +170,29 @@ def fit(recipe: Recipe, evaluated: Evaluated) -> Calibration:
 
 
 def fit_task(task: Task, outcome_N: Floats, forecast_N: Floats) -> Calibrator:
-    """Fit one task: a curve where there is enough to see, else one number."""
-    positives = float(outcome_N.sum())
-    if task.kind == "any" and min(positives, len(outcome_N) - positives) >= _ENOUGH:
+    """Fit one task: a curve where there is enough to see, else a number or two."""
+    total = float(outcome_N.sum())
+    if task.kind == "sum":
+        # In the task's own unit, a prior of so many outcomes of typical size.
+        prior = _PRIOR * float(np.abs(outcome_N).mean()) or 1.0
+        ratio = max((total + prior) / (float(forecast_N.sum()) + prior), 0.0)
+        return Calibrator(task=task.name, kind="ratio", ratio=ratio)
+    if min(total, len(outcome_N) - total) >= _ENOUGH:
         x, y = _centred_isotonic(outcome_N, forecast_N)
-        return Calibrator(task=task.name, kind="isotonic", x=tuple(x), y=tuple(y), largest=1.0)
-    expected = float(forecast_N.sum())
-    # In the task's own unit, a prior of so many outcomes of typical size.
-    typical = 1.0 if task.kind == "any" else float(np.abs(outcome_N).mean()) or 1.0
-    ratio = (positives + _PRIOR * typical) / (expected + _PRIOR * typical)
-    return Calibrator(
-        task=task.name,
-        kind="ratio",
-        ratio=max(ratio, 0.0),
-        largest=1.0 if task.kind == "any" else None,
-    )
+        return Calibrator(task=task.name, kind="isotonic", x=tuple(x), y=tuple(y))
+    shift, stretch = _platt(outcome_N, log_odds(forecast_N))
+    return Calibrator(task=task.name, kind="logistic", shift=shift, stretch=stretch)
+
+
+def _platt(outcome_N: Floats, odds_N: Floats) -> tuple[float, float]:
+    inputs = np.column_stack([np.ones_like(odds_N), odds_N])
+    prior = np.array([0.0, 1.0])
+    shift, stretch = fit_logistic(inputs, outcome_N, prior_K=prior, strength=_FIRMNESS)
+    if stretch >= 0:
+        return float(shift), float(stretch)
+    # Users ranked upside down are not for a calibrator to turn round: say the same of everyone.
+    rate = (outcome_N.sum() + 0.5) / (len(outcome_N) + 1)
+    return float(log_odds(rate)), 0.0
 
 
 def _centred_isotonic(outcome_N: Floats, forecast_N: Floats) -> tuple[list[float], list[float]]:
@@ -230,24 +244,23 @@ def cross_fitted_error(task: Task, evaluated: Evaluated) -> float:
 
 
 def _error(task: Task, outcome_N: Floats, forecast_N: Floats, user_N: NDArray[np.uint64]) -> float:
-    """Root mean squared gap between forecast and outcome over bins, less what chance adds.
+    """Mean distance between forecast and outcome over bins; what chance explains counts as none.
 
-    A bin's squared gap overestimates by the variance of the gap (Kumar et al. 2019), which is
-    taken off; it is estimated over users, whose forecasts at several origins err together.
-    Sums have a single bin, and their gap is relative to the mean outcome.
+    On few users a perfect calibrator shows gaps too. Their standard error is estimated over
+    users, whose forecasts at several origins err together, and doubled in variance, because the
+    calibrator was fitted on as few. Sums have one bin, and a gap relative to the mean outcome.
     """
     num_bins = 1 if task.kind == "sum" else int(np.clip(len(outcome_N) // _BIN_SIZE, 1, _MAX_BINS))
     number = bins(forecast_N, num_bins)
-    size = np.bincount(number, minlength=num_bins)
-    gap = np.bincount(number, forecast_N - outcome_N, num_bins) / np.maximum(size, 1)
+    size = np.maximum(np.bincount(number, minlength=num_bins), 1)
+    gap = np.bincount(number, forecast_N - outcome_N, num_bins) / size
     residual = forecast_N - outcome_N - gap[number]
-    _, code = np.unique(user_N, return_inverse=True)
-    _, first, cell = np.unique(code * num_bins + number, return_index=True, return_inverse=True)
-    by_user = np.bincount(cell, residual)
-    variance = np.bincount(number[first], by_user**2, num_bins) / np.maximum(size, 1) ** 2
-    squared = float(np.sum(size / len(outcome_N) * (gap**2 - variance)))
-    error = float(np.sqrt(max(squared, 0.0)))
-    if task.kind == "any":
+    _, user = np.unique(user_N, return_inverse=True)
+    _, first, cell = np.unique(user * num_bins + number, return_index=True, return_inverse=True)
+    squares = np.bincount(number[first], np.bincount(cell, residual) ** 2, num_bins)
+    is_chance = np.abs(gap) <= _SURE * np.sqrt(2 * squares) / size
+    error = float(np.sum(np.where(is_chance, 0, np.abs(gap)) * size) / len(outcome_N))
+    if task.kind == "any" or error == 0:
         return error
     mean = abs(float(outcome_N.mean()))
-    return error / mean if mean else (0.0 if error == 0 else float("inf"))
+    return error / mean if mean else float("inf")

@@ -18,9 +18,9 @@ from lumos.accio.events import EventCalendar
 from lumos.accio.read import Users
 from lumos.accio.window import cut
 from lumos.config import Recipe, Task
+from lumos.serve.accuracy import Floats
 from lumos.tasks import task_outcomes
 
-Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 _WINDOWS = (7, 14, 28, 56)

@@ -58,9 +58,9 @@ def promote(request: Request) -> Report:
         segment: judged.metrics.get(f"{segment}.primary_loss")
         for segment in ("challenger", "champion", "recency", "lightgbm")
     }
-    margin = recipe.evaluation.margin
     is_obsolete = "obsolete" in judged.details["champion_not_compared"]
-    reason = _why_not(losses, None if is_obsolete else champion, margin)
+    rival = None if is_obsolete else champion
+    reason = _why_not(losses, rival, recipe.evaluation.margin)
     measured = _decision(losses, challenger, reason)
     written = write_metrics(request, measured)
     if reason:

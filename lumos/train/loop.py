@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import lumos
 from lumos import ledger
 from lumos.config import Config
@@ -88,6 +90,7 @@ class _Job:
             info=self._info(prepared, training.objective.forecaster),
         )
         judged = {split: judge(split, checkpoint, prepared, world) for split in SPLITS}
+        self._check_finite(judged)
         if run is None:
             return request.report()
         metrics: dict[str, float | None] = {}
@@ -98,6 +101,19 @@ class _Job:
         card = model_card(request.recipe, checkpoint.info, metrics)
         folder = self._write(checkpoint, training, judged["time_split"], card)
         return self._record(prepared, run, run.register(folder, card), metrics)
+
+    def _check_finite(self, judged: dict[str, Judged]) -> None:
+        """Refuse what the very last step may have broken, when no later step could notice."""
+        for split, part in judged.items():
+            forecasts = part.forecasts
+            if not (np.isfinite(forecasts.p).all() and np.isfinite(forecasts.given).all()):
+                rate = self._request.recipe.training.learning_rate
+                shutil.rmtree(self._folder, ignore_errors=True)
+                msg = (
+                    f"the trained forecaster's forecasts of the {split} are not finite numbers; "
+                    f"lower training.learning_rate={rate:g}. Nothing was registered"
+                )
+                raise BadInput(msg)
 
     def _start_run(self, prepared: Prepared) -> tracking.Run:
         request = self._request

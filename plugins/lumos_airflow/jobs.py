@@ -53,7 +53,7 @@ def verb(
     switches: Mapping[str, str] | None = None,
     writes: tuple[str, ...] = (),
     hours: float = 2,
-    **kwargs: Any,
+    **kwargs: Any,  # noqa: ANN401 - the operator's own
 ) -> BaseOperator:
     """One ``lumos`` verb; ``options`` and ``switches`` are templates by flag name."""
     check_platform()
@@ -65,14 +65,14 @@ def verb(
     )
 
 
-def train(*, writes: tuple[str, ...], hours: float, **kwargs: Any) -> BaseOperator:
+def train(*, writes: tuple[str, ...], hours: float) -> BaseOperator:
     """``lumos train`` under torchrun, on the machine that :func:`machine` prepared."""
     check_platform()
     return LocalTrainOperator(
         verb="train",
         switches=_FORCE,
         env={"TMPDIR": _SCRATCH},
-        **_common("train", writes, hours, kwargs),
+        **_common("train", writes, hours, {}),
     )
 
 

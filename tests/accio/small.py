@@ -74,7 +74,7 @@ def calendar(of: Recipe | None = None) -> EventCalendar:
 
 
 def write_lake(home: Path, everyone: Users, of: Recipe | None = None) -> Settings:
-    """Write `sequences`, `users` and `event_context` as real Delta, and enter them in the ledger."""
+    """Write the tables that training reads as real Delta, and enter them in the ledger."""
     of, at = of or recipe(), settings(home)
     declared = tables(of)
     sequences = sequence_rows(everyone, of)
@@ -86,7 +86,9 @@ def write_lake(home: Path, everyone: Users, of: Recipe | None = None) -> Setting
     if of.events:
         days, known_on, values = event_rows()
         context = {"day": _dates(days), "known_on": _dates(known_on)}
-        context |= {c.name: pa.array(v, pa.float64()) for c, v in zip(of.events, values.T)}
+        context |= {
+            c.name: pa.array(v, pa.float64()) for c, v in zip(of.events, values.T, strict=True)
+        }
         written["event_context"] = write(at, of, "event_context", pa.table(context))
     for name, version in written.items():
         request = Request(verb=declared[name].owner, recipe=of, date=AS_OF, settings=at)

@@ -15,7 +15,9 @@ WITHOUT = "gym_world.recipe:recipe_without_events"
 
 def known_literally(day: int, as_of: int) -> np.ndarray:
     days, known_on, values = small.event_rows()
-    told = [(k, v) for d, k, v in zip(days, known_on, values, strict=True) if d == day and k <= as_of]
+    told = [
+        (k, v) for d, k, v in zip(days, known_on, values, strict=True) if d == day and k <= as_of
+    ]
     return max(told, key=lambda item: item[0])[1] if told else np.zeros(2)
 
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -72,9 +70,7 @@ def test_a_window_is_that_of_its_user_at_its_hashed_origin(windows: TrainingWind
         first = np.maximum(own.registered, FIRST)
         origins = draw_origins(hash_users(own.user_id), first, LAST, seed=0, epoch=3)
         np.testing.assert_array_equal(batch.origins, origins)
-        np.testing.assert_array_equal(
-            batch.windows.history, cut(own, origins, 42, 10).history
-        )
+        np.testing.assert_array_equal(batch.windows.history, cut(own, origins, 42, 10).history)
 
 
 def test_an_epoch_taken_up_in_the_middle_goes_on_with_the_same_batches(

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -78,7 +80,7 @@ def test_users_come_file_by_file_in_another_order_each_epoch() -> None:
     assert read(first) == read(again)
     assert read(first) != read(later)
     files = [file for file, _ in read(first)]
-    assert sum(a != b for a, b in zip(files, files[1:], strict=False)) == 2
+    assert sum(a != b for a, b in pairwise(files)) == 2
 
 
 def test_hashes_are_the_same_on_every_machine() -> None:

@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - what it prints is what it is for
 """A stand-in for ``python -m lumos VERB``, to try what a verb may do to its task.
 
 Usage: ``python pretend.py WHAT [FOLDER]``. It is no part of LUMOS: real processes, odd manners.

@@ -70,9 +70,7 @@ def test_every_verb_writes_for_one_date_at_a_time(dags):
 
 
 def test_outlets_name_every_table_that_the_daily_path_writes(dags):
-    outlets = {
-        asset.name for dag in dags.values() for task in dag.tasks for asset in task.outlets
-    }
+    outlets = {asset.name for dag in dags.values() for task in dag.tasks for asset in task.outlets}
     assert outlets >= {
         *("activity", "event_context", "users", "sequences", "metrics", "model"),
         *("evaluations", "forecasts", "scores", "manifests", "exposures", "outcomes", "effects"),

@@ -18,9 +18,7 @@ FAMILY = ("own", "child", "leader", "orphan")
 
 
 def command(*arguments: str) -> Command:
-    return Command(
-        [sys.executable, PRETEND, *arguments], environment=child_environment(os.environ)
-    )
+    return Command([sys.executable, PRETEND, *arguments], environment=child_environment(os.environ))
 
 
 def ignore(level: int, line: str) -> None:

@@ -57,9 +57,7 @@ def fire(trigger: TableReadyTrigger) -> dict:
 def trigger(seconds: float) -> TableReadyTrigger:
     deadline = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
     partition = Partition("sequences", "complete_journey", str(DAY))
-    return TableReadyTrigger(
-        **asdict(partition), poll_seconds=0.05, deadline=deadline.isoformat()
-    )
+    return TableReadyTrigger(**asdict(partition), poll_seconds=0.05, deadline=deadline.isoformat())
 
 
 def test_a_table_that_is_ready_is_passed_without_the_triggerer(enter):
@@ -93,7 +91,7 @@ def test_the_wait_ends_when_the_ledger_says_ready(enter):
 
 def test_a_refused_table_fails_at_once_and_says_what_to_run(enter):
     enter("sequences", verdict=ledger.REFUSED)
-    with pytest.raises(AirflowFailException, match="was refused for 2017-12-10.*lumos sequences"):
+    with pytest.raises(AirflowFailException, match=r"was refused for 2017-12-10.*lumos sequences"):
         sensor().execute({})
     assert fire(trigger(20))["verdict"] == "refused"
 

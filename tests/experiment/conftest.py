@@ -124,4 +124,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("LUMOS_HOME", str(home))
         with spark_session("tests of experiment", cores=2) as session:
+            # A few hundred rows: compiling each query costs a third more than it saves.
+            session.conf.set("spark.sql.codegen.wholeStage", "false")
+            session.conf.set("spark.sql.codegen.factoryMode", "NO_CODEGEN")
             yield session

@@ -39,9 +39,7 @@ def a_batch(recipe: Recipe, number: int = 6) -> Batch:
 def an_objective(recipe: Recipe) -> Objective:
     torch.manual_seed(0)
     scaler = scaler_of(recipe)
-    config = ForecasterConfig.of(
-        recipe, num_static=scaler.num_static, num_events=scaler.num_events
-    )
+    config = ForecasterConfig.of(recipe, num_static=scaler.num_static, num_events=scaler.num_events)
     objective = Objective(Forecaster(config)).eval()
     with torch.no_grad():  # so that no parameter is hidden by being zero
         for parameter in objective.parameters():
@@ -64,7 +62,9 @@ def norm(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
 
 
-def attend(state: dict[str, Tensor], name: str, x: Tensor, memory: list[Tensor], heads: int) -> Tensor:
+def attend(
+    state: dict[str, Tensor], name: str, x: Tensor, memory: list[Tensor], heads: int
+) -> Tensor:
     def project(part: str, vector: Tensor) -> Tensor:
         return state[f"{name}.{part}.weight"] @ vector + state[f"{name}.{part}.bias"]
 
@@ -136,7 +136,9 @@ def head(state: dict[str, Tensor], y: Tensor, number: int) -> Tensor:
     return (y @ state["heads.weight_out"][number] + state["heads.bias_out"][number, 0])[0]
 
 
-def loss_literally(outputs: list[Tensor], recipe: Recipe, batch: Batch, log_variance: Tensor) -> Tensor:
+def loss_literally(
+    outputs: list[Tensor], recipe: Recipe, batch: Batch, log_variance: Tensor
+) -> Tensor:
     """Equation 10, one column, user and day at a time."""
     total = torch.zeros(())
     for column, declared in enumerate(recipe.activity):
@@ -209,9 +211,7 @@ def test_a_day_before_registration_is_not_a_day_without_activity() -> None:
 
 def test_positions_start_at_zero_and_first_forecasts_near_the_averages() -> None:
     recipe, scaler = small.recipe(), scaler_of(small.recipe())
-    config = ForecasterConfig.of(
-        recipe, num_static=scaler.num_static, num_events=scaler.num_events
-    )
+    config = ForecasterConfig.of(recipe, num_static=scaler.num_static, num_events=scaler.num_events)
     torch.manual_seed(0)
     objective = Objective(Forecaster(config)).eval()
     objective.start_at(scaler.first_outputs(recipe), scaler.first_log_variances())
@@ -280,9 +280,7 @@ def test_a_platform_may_have_one_column_no_events_and_no_static_features(
     fit = ScalerFit(recipe, int(users.days.max()))
     fit.add(users)
     scaler = fit.scaler(calendar, int(users.days.min()))
-    config = ForecasterConfig.of(
-        recipe, num_static=scaler.num_static, num_events=scaler.num_events
-    )
+    config = ForecasterConfig.of(recipe, num_static=scaler.num_static, num_events=scaler.num_events)
     raw = raw_batch(recipe, users, users.registered + 45, calendar)
     loss = fast_loss(Objective(Forecaster(config)), scaler.batch(raw, recipe))
     loss.backward()

@@ -1,4 +1,4 @@
-"""A gym whose model is trained, evaluated, promoted; each test gets a copy of its own."""
+"""A gym with a model version in the registry; each test gets a copy of its own."""
 
 import shutil
 from pathlib import Path
@@ -7,33 +7,29 @@ import pytest
 
 from tests.conftest import World, enter
 from tests.serve.lake import write_lake
+from tests.serve.models import crown, register
 
 
 @pytest.fixture(scope="session")
-def _trained(tmp_path_factory: pytest.TempPathFactory) -> World:
+def _registered(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = write_lake(tmp_path_factory.mktemp("serve") / "home")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        enter(world, monkeypatch)
-        world.run("train")
+    register(world, seed=1)
     return world
 
 
 @pytest.fixture(scope="session")
-def _promoted(_trained: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-    world = _trained.copy(tmp_path_factory.mktemp("serve") / "home")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        enter(world, monkeypatch)
-        world.run("evaluate")
-        world.run("promote")
+def _crowned(_registered: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Crowned by hand: a model of a few seconds' training would not pass the gate."""
+    world = _registered.copy(tmp_path_factory.mktemp("serve") / "home")
+    world.run("evaluate")
+    crown(world, "1")
     return world
 
 
 @pytest.fixture(scope="session")
-def _scored(_promoted: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-    world = _promoted.copy(tmp_path_factory.mktemp("serve") / "home")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        enter(world, monkeypatch)
-        world.run("score")
+def _scored(_crowned: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = _crowned.copy(tmp_path_factory.mktemp("serve") / "home")
+    world.run("score")
     return world
 
 
@@ -43,15 +39,15 @@ def _copy(world: World, home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 @pytest.fixture
-def trained(_trained: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A challenger, not evaluated yet."""
-    return _copy(_trained, tmp_path / "home", monkeypatch)
+def registered(_registered: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Version 1 is the challenger, not evaluated yet."""
+    return _copy(_registered, tmp_path / "home", monkeypatch)
 
 
 @pytest.fixture
-def promoted(_promoted: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A champion; nothing scored yet."""
-    return _copy(_promoted, tmp_path / "home", monkeypatch)
+def crowned(_crowned: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Version 1 is evaluated and champion; nothing is scored yet."""
+    return _copy(_crowned, tmp_path / "home", monkeypatch)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ class LocalVerbOperator(BaseOperator):
         date: str = "{{ business_date() }}",
         recipe: str = "{{ params.recipe }}",
         overrides: str = "{{ params.settings | tojson }}",
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ANN401 - BaseOperator's own
     ) -> None:
         super().__init__(**kwargs)
         self.verb = verb

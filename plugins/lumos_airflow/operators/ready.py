@@ -25,7 +25,7 @@ class TableReadySensor(BaseOperator):
         timeout: dt.timedelta = dt.timedelta(hours=12),
         recipe: str = "{{ params.recipe }}",
         date: str = "{{ business_date() }}",
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ANN401 - BaseOperator's own
     ) -> None:
         super().__init__(**kwargs)
         self.table = table

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from airflow.sdk import BaseOperator, Context
+
 from lumos.settings import Settings
 
 

@@ -1,0 +1,71 @@
+"""From forecasts of days to scores of tasks: what is about to be published, still in memory."""
+
+import datetime as dt
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lumos.config import Recipe
+from lumos.dates import day_number
+from lumos.serve.calibrate import Calibration
+from lumos.tables import tables
+from lumos.tasks import DayForecasts, task_scores
+
+
+def stage(recipe: Recipe, date: dt.date, day: pa.Table, calibration: Calibration) -> pa.Table:
+    """Calibrated task scores of every user whose horizon is whole, sorted by user.
+
+    Args:
+        recipe: Names the columns and tasks.
+        date: The business date.
+        day: Its rows of `forecasts`, sorted by user and horizon day.
+        calibration: Of the model version that made them.
+    """
+    users, whole = _whole_horizons(day, recipe, date)
+    shape = (len(users), recipe.horizon_days, -1)
+
+    def cells(prefix: str, names: tuple[str, ...]) -> np.ndarray:
+        columns = [whole[f"{prefix}_{name}"].to_numpy() for name in names]
+        stacked = np.stack(columns, axis=1) if columns else np.zeros((whole.num_rows, 0))
+        return stacked.reshape(*shape[:2], len(names))
+
+    raw = task_scores(
+        recipe,
+        DayForecasts(
+            p=cells("p", recipe.binary),
+            given=cells("given", recipe.continuous),
+            mean=cells("mean", recipe.continuous),
+        ),
+    )
+    constants = {
+        "as_of": date,
+        "model_version": calibration.model_version,
+        "calibrator_version": calibration.version,
+    }
+    columns = {
+        **{name: [value] * len(users) for name, value in constants.items()},
+        "user_id": users,
+        **calibration.apply(raw),
+    }
+    schema = tables(recipe)["scores"].arrow_schema(recipe)
+    return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+
+
+def _whole_horizons(day: pa.Table, recipe: Recipe, date: dt.date) -> tuple[list[str], pa.Table]:
+    """Users that have exactly the days of the horizon, and their rows."""
+    ahead = pc.subtract(
+        pc.cast(day["horizon_day"], pa.int32()), pa.scalar(date, pa.date32()).cast(pa.int32())
+    )
+    offset = ahead.to_numpy()
+    _, first, number, count = np.unique(
+        day["user_id"].to_numpy().astype(str),
+        return_index=True,
+        return_inverse=True,
+        return_counts=True,
+    )
+    position = np.arange(len(offset)) - first[number]
+    is_right = np.bincount(number, offset == position + 1, len(first)) == count
+    is_whole = is_right & (count == recipe.horizon_days)
+    rows = day.filter(pa.array(is_whole[number]))
+    return rows["user_id"].to_pylist()[:: recipe.horizon_days], rows

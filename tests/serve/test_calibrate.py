@@ -1,0 +1,140 @@
+"""Calibrators mend what can be mended, change little on little data, and keep the order."""
+
+import datetime as dt
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lumos.config import Task
+from lumos.recipes import load
+from lumos.serve.accuracy import auc, calibration_error
+from lumos.serve.calibrate import (
+    Calibration,
+    Evaluated,
+    cross_fitted_error,
+    fit,
+    fit_task,
+    read_evaluated,
+)
+from lumos.serve.logistic import sigmoid
+from lumos.verbs import BadInput
+from tests.conftest import RECIPE, World
+
+ANY = Task(name="a", kind="any", column="x", window_days=1)
+SUM = Task(name="s", kind="sum", column="y", window_days=1)
+
+
+def overconfident(num: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Outcomes of a known chance, and forecasts that are far from it in a monotone way."""
+    random = np.random.default_rng(seed)
+    odds = random.normal(-1, 1.2, num)
+    return (random.random(num) < sigmoid(odds)).astype(float), sigmoid(2.5 * odds + 1)
+
+
+def evaluated(outcome: np.ndarray, forecast: np.ndarray, task: Task = ANY) -> Evaluated:
+    """As read from the table, one user a row."""
+    users = np.array([f"u{n}" for n in range(len(outcome))], object)
+    day = dt.date(2024, 5, 10)
+    return Evaluated(day, "1", users, {task.name: forecast}, {task.name: outcome})
+
+
+@pytest.mark.parametrize("kind", ["isotonic", "logistic"])
+def test_a_monotone_error_is_mended_on_users_not_seen(kind: str) -> None:
+    num = 8000 if kind == "isotonic" else 500
+    seen, unseen = overconfident(num), overconfident(20_000, seed=1)
+
+    calibrator = fit_task(ANY, *seen)
+
+    assert calibrator.kind == kind
+    before = calibration_error(*unseen)
+    after = calibration_error(unseen[0], calibrator(unseen[1]))
+    assert before > 0.1
+    assert after < before / (4 if kind == "isotonic" else 2)
+    lost = auc(*unseen) - auc(unseen[0], calibrator(unseen[1]))  # type: ignore[operator]
+    assert lost < 0.002
+
+
+def test_ten_users_hardly_move_a_probability() -> None:
+    forecast = np.full(10, 0.3)
+
+    calibrated = fit_task(ANY, np.zeros(10), forecast)(forecast)
+
+    assert 0.1 < calibrated[0] < 0.3
+
+
+def test_an_order_that_is_upside_down_becomes_no_opinion() -> None:
+    outcome, forecast = overconfident(400)
+
+    calibrated = fit_task(ANY, outcome, 1 - forecast)(1 - forecast)
+
+    assert np.ptp(calibrated) < 1e-9
+    assert calibrated[0] == pytest.approx(outcome.mean(), abs=0.02)
+
+
+def test_probabilities_stay_inside_zero_and_one() -> None:
+    outcome = np.repeat([0.0, 1.0], 1000)
+    forecast = outcome * 0.8 + 0.1
+    extremes = np.array([0.0, 1e-9, 0.5, 1.0])
+    for size in (100, 2000):
+        calibrator = fit_task(ANY, outcome[:: 2000 // size], forecast[:: 2000 // size])
+        assert np.all((calibrator(extremes) > 0) & (calibrator(extremes) < 1))
+        assert np.all(np.diff(calibrator(extremes)) >= 0)
+
+
+def test_sums_are_scaled_to_what_came_true() -> None:
+    outcome = np.random.default_rng(0).gamma(1, 30, 5000)
+
+    calibrated = fit_task(SUM, outcome, outcome * 0.5)(outcome * 0.5)
+
+    assert calibrated.sum() == pytest.approx(outcome.sum(), rel=0.01)
+
+
+def test_outcomes_that_are_all_zero_calibrate_towards_zero_without_a_fault() -> None:
+    forecast = np.full(300, 4.0)
+    assert 0 <= fit_task(SUM, np.zeros(300), forecast)(forecast)[0] < 1
+    assert 0 < fit_task(ANY, np.zeros(300), forecast / 10)(forecast / 10)[0] < 0.1
+
+
+def test_the_cross_fitted_error_sees_what_no_monotone_map_can_mend() -> None:
+    random = np.random.default_rng(0)
+    forecast = random.random(4000)
+    bent = (random.random(4000) < 1 - 2 * np.abs(forecast - 0.5)).astype(float)
+    straight = (random.random(4000) < forecast**2).astype(float)
+
+    assert cross_fitted_error(ANY, evaluated(bent, forecast)) > 0.1
+    assert cross_fitted_error(ANY, evaluated(straight, forecast)) < 0.03
+
+
+def test_the_cross_fitted_error_does_not_take_chance_for_an_error() -> None:
+    errors = []
+    for seed in range(40):
+        random = np.random.default_rng(seed)
+        outcome = random.gamma(0.3, 100, 120)
+        errors.append(cross_fitted_error(SUM, evaluated(outcome, np.full(120, 30.0), SUM)))
+    assert np.mean(np.array(errors) > 0.1) < 0.15
+
+
+def test_the_version_is_the_hash_of_the_content(tmp_path: Path, scored: World) -> None:
+    recipe = load(RECIPE)
+    found = read_evaluated(scored.settings, recipe, "1", scored.date)
+
+    once, again = fit(recipe, found), fit(recipe, found)
+
+    assert once.version == again.version
+    path = Path(once.store(scored.settings, recipe))
+    assert path.name == f"{once.version}.json"
+    assert Calibration.model_validate_json(path.read_text()) == once
+    assert once.store(scored.settings, recipe) == str(path)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    other = fit(recipe, Evaluated(**{**vars(found), "model_version": "2"}))
+    assert other.version != once.version
+
+
+def test_an_evaluation_for_other_tasks_is_refused(scored: World) -> None:
+    recipe = load(RECIPE)
+    renamed = [task.model_dump() | {"name": f"{task.name}_new"} for task in recipe.tasks]
+    changed = type(recipe).model_validate(recipe.model_dump() | {"tasks": renamed})
+
+    with pytest.raises(BadInput, match=r"lacks .*visit_10d_new_forecast"):
+        read_evaluated(scored.settings, changed, "1", scored.date)

@@ -1,0 +1,306 @@
+"""The verb `train` on a small lake: what it leaves behind, what it survives, what it refuses."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from deltalake import DeltaTable
+
+from lumos import ledger
+from lumos.config import Recipe, override
+from lumos.settings import Settings
+from lumos.tables import predicate, table_uri
+from lumos.train import tracking
+from lumos.train.checkpoint import load
+from lumos.train.loop import train
+from lumos.train.predict import forecast
+from lumos.verbs import BadInput, GateRefused, Report, Request, TableWritten
+from tests.accio import small
+
+NUM_EPOCHS = 12
+CHANGES = {
+    "training.epochs": NUM_EPOCHS,
+    "training.learning_rate": 0.01,
+    "model.dropout": 0.0,
+}
+
+
+def request(at: Settings, recipe: Recipe, **fields: Any) -> Request:
+    return Request(verb="train", recipe=recipe, date=small.AS_OF, settings=at, **fields)
+
+
+def recipe(**changes: Any) -> Recipe:
+    return override(small.recipe(), {"training.epochs": 1, **changes})
+
+
+def weights(at: Settings, of: Recipe, version: str = "1") -> bytes:
+    return (tracking.checkpoint_of(at, of, version) / "weights.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Report]:
+    """A lake trained by this process alone, undisturbed."""
+    at = small.write_lake(tmp_path_factory.mktemp("alone"), small.users(60))
+    return at, train(request(at, override(small.recipe(), CHANGES)))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Two threads of a test beside other work only get into each other's way."""
+    torch.set_num_threads(1)
+
+
+class Command:
+    """`lumos train` as a process, its stderr readable line by line."""
+
+    def __init__(self, at: Settings, *launcher: str) -> None:
+        changes = [f"--set={key}={value}" for key, value in CHANGES.items()]
+        verb = ["-m", "lumos", "train", f"--recipe={small.RECIPE}", f"--date={small.AS_OF}"]
+        self.process = subprocess.Popen(
+            [sys.executable, *launcher, *verb, *changes],
+            env={**os.environ, "LUMOS_HOME": str(at.home), "LUMOS_LAKE": at.lake},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for(self, text: str) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            if text in line:
+                return
+        pytest.fail(f"ended without saying {text!r}")
+
+    def end(self, number: int | None = None) -> tuple[int, str]:
+        """Its exit code and the rest of stderr, once every process that holds it is gone."""
+        if number is not None:
+            os.killpg(self.process.pid, number)
+        assert self.process.stderr
+        rest = self.process.stderr.read()
+        return self.process.wait(), rest
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+@pytest.fixture(scope="module")
+def killed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Settings, str]:
+    """A lake trained by two processes that were killed with -9 and started again."""
+    at = small.write_lake(tmp_path_factory.mktemp("killed"), small.users(60))
+    first = Command(at, *TORCHRUN)
+    first.wait_for(f"epoch 2/{NUM_EPOCHS}")
+    first.end(signal.SIGKILL)
+    code, said = Command(at, *TORCHRUN).end()
+    assert code == 0, said
+    return at, said
+
+
+def test_two_processes_killed_with_9_and_run_again_end_bit_for_bit_as_if_undisturbed(
+    killed: tuple[Settings, str], tmp_path: Path
+) -> None:
+    at, said = killed
+    assert "resuming at epoch" in said
+    undisturbed = small.write_lake(tmp_path, small.users(60))
+    code, errors = Command(undisturbed, *TORCHRUN).end()
+    assert code == 0, errors
+    assert weights(at, small.recipe()) == weights(undisturbed, small.recipe())
+    versions = tracking.client(at).search_model_versions("name='lumos_gym'")
+    assert [version.version for version in versions] == [1]
+    assert not list((at.home / "train" / "gym").iterdir())
+
+
+def test_two_processes_train_as_one_does(
+    killed: tuple[Settings, str], alone: tuple[Settings, Report]
+) -> None:
+    def losses(at: Settings) -> np.ndarray:
+        tracker = tracking.client(at)
+        run_id = tracker.get_model_version("lumos_gym", "1").run_id
+        names = ["train/loss", *(f"train/loss_{c.name}" for c in small.recipe().activity)]
+        histories = [tracker.get_metric_history(run_id, name) for name in names]
+        steps = [[metric.step for metric in history] for history in histories]
+        assert steps == [list(range(NUM_EPOCHS))] * len(names)  # none twice, none lost
+        return np.array([[metric.value for metric in history] for history in histories])
+
+    # Rounding alone tells them apart, and grows from epoch to epoch.
+    np.testing.assert_allclose(losses(killed[0])[:, :4], losses(alone[0])[:, :4], rtol=2e-5)
+
+
+def test_a_sigterm_saves_and_the_same_command_goes_on(
+    alone: tuple[Settings, Report], tmp_path: Path
+) -> None:
+    at = small.write_lake(tmp_path, small.users(60))
+    command = Command(at)
+    command.wait_for(f"epoch 2/{NUM_EPOCHS}")
+    code, said = command.end(signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert "the same command goes on from here" in said
+    train(request(at, override(small.recipe(), CHANGES)))
+    assert weights(at, small.recipe()) == weights(alone[0], small.recipe())
+
+
+def test_training_twice_is_training_once(alone: tuple[Settings, Report]) -> None:
+    at, report = alone
+    again = train(request(at, override(small.recipe(), CHANGES)))
+    assert again.already_done
+    assert again.tables == report.tables
+    assert len(tracking.client(at).search_model_versions("name='lumos_gym'")) == 1
+
+
+def test_mlflow_has_all_that_is_needed_to_trust_and_to_repeat_a_model(
+    alone: tuple[Settings, Report],
+) -> None:
+    at, report = alone
+    of = override(small.recipe(), CHANGES)
+    tracker = tracking.client(at)
+    assert tracking.version_of(at, of, "challenger") == "1"
+    assert tracking.version_of(at, of, "champion") is None
+    run = tracker.get_run(report.details["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.epochs"] == str(NUM_EPOCHS)
+    for table in ("sequences", "users", "event_context"):
+        assert run.data.params[f"version_{table}"] == str(small.version(at, table))
+    for split in ("user_split", "time_split"):
+        wanted = {f"{split}/{name}_{m}" for name in of.binary for m in ("auc", "log_loss")}
+        wanted |= {f"{split}/{name}_wape" for name in of.continuous}
+        assert wanted <= set(run.data.metrics)
+    found = {file.path for file in tracker.list_artifacts(run.info.run_id)}
+    assert found == {"checkpoint", "model_card.md", "plots", "scaler.json"}
+    plots = {file.path for file in tracker.list_artifacts(run.info.run_id, "plots")}
+    assert plots == {"plots/loss.png", "plots/calibration.png"}
+    folder = tracking.checkpoint_of(at, of, "1")
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "config.json",
+        "scaler.json",
+        "weights.safetensors",
+    ]
+    assert "user never seen" not in (folder.parent / "model_card.md").read_text()
+    assert set(report.metrics) >= {"time_split/visit_10d_auc", "user_split/minutes_10d_wape"}
+
+
+def test_it_learns_who_comes(alone: tuple[Settings, Report]) -> None:
+    metrics = alone[1].metrics
+    # Made-up members differ in their rates, and in nothing else: .5 would be blind.
+    assert (metrics["time_split/visit_3d_auc"] or 0) > 0.7
+
+
+def test_a_checkpoint_forecasts_the_same_whoever_shares_the_batch(
+    alone: tuple[Settings, Report],
+) -> None:
+    at, _ = alone
+    checkpoint = load(tracking.checkpoint_of(at, small.recipe(), "1"))
+    assert checkpoint.info["as_of"] == str(small.AS_OF)
+    users, events = small.users(30), small.calendar()
+    origins = np.full(30, int(users.days.max()), np.int32)
+    first, again, small_batches = (
+        forecast(checkpoint, users, origins, events, batch_size=size) for size in (16, 16, 7)
+    )
+    for name in ("p", "given", "mean"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+        np.testing.assert_allclose(
+            getattr(first, name), getattr(small_batches, name), rtol=1e-4, atol=1e-5
+        )
+    np.testing.assert_allclose(first.mean, first.p[..., [0]] * first.given, rtol=1e-6)
+    assert (first.given >= 0).all()
+    nobody = users.take(np.zeros(0, np.int64))
+    assert forecast(checkpoint, nobody, origins[:0], events, batch_size=7).p.shape == (0, 10, 2)
+
+
+def test_a_model_registered_but_not_in_the_ledger_is_not_registered_twice(
+    tmp_path: Path,
+) -> None:
+    at = small.write_lake(tmp_path, small.users(30))
+    train(request(at, recipe()))
+    # As if it had been killed between the registry and the ledger, on a machine since gone.
+    DeltaTable(table_uri(at, recipe(), "ledger")).delete(predicate(table="model"))
+    report = train(request(at, recipe()))
+    assert not report.already_done
+    assert report.tables[0].version == 1
+    assert ledger.find(at, recipe(), "model", small.AS_OF) is not None
+    forced = train(request(at, recipe(), force=True))
+    assert forced.tables[0].version == 2
+    assert weights(at, recipe(), "1") == weights(at, recipe(), "2")
+
+
+def test_a_platform_without_events_is_trained_too(tmp_path: Path) -> None:
+    of = override(small.recipe("gym_world.recipe:recipe_without_events"), {"training.epochs": 1})
+    at = small.write_lake(tmp_path, small.users(30), of)
+    assert train(request(at, of)).tables[0].rows > 0
+
+
+def test_a_user_who_came_after_the_last_origin_is_counted_and_skipped(tmp_path: Path) -> None:
+    users = small.users(30)
+    users.registered[-3:] = users.days.max() - 5
+    report = train(request(small.write_lake(tmp_path, users), recipe()))
+    assert report.details["num_late_users"] == 3
+    assert report.tables[0].rows + report.details["num_held_out_users"] == 27
+
+
+def one_user(at: Path) -> Settings:
+    return small.write_lake(at, small.users(1))
+
+
+def all_late(at: Path) -> Settings:
+    users = small.users(5)
+    users.registered[:] = users.days.max() - 5
+    return small.write_lake(at, users)
+
+
+def nothing(at: Path) -> Settings:
+    return small.settings(at)
+
+
+def many(at: Path) -> Settings:
+    return small.write_lake(at, small.users(20))
+
+
+@pytest.mark.parametrize(
+    ("lake", "changes", "sentence"),
+    [
+        (nothing, {}, r"sequences of recipe gym is not ready for 2024-05-10.*lumos sequences"),
+        (one_user, {}, r"nobody is held out: 1 users.*raise training.held_out_users_share=0\.1"),
+        (one_user, {"training.held_out_users_share": 0.999}, r"there is nobody to train on"),
+        (all_late, {}, r"nobody to train on: 5 users, of whom 5 registered after the last"),
+        (many, {"training.min_history_days": 200}, r"131 days are recorded .* 227 are needed"),
+        (many, {"evaluation.num_origins": 99}, r"history is too short .*num_origins=99"),
+        (
+            many,
+            {"training.learning_rate": 1e30, "training.epochs": 4},
+            r"not a finite number at step .*training\.learning_rate=1e\+30",
+        ),
+        (
+            many,
+            {"training.learning_rate": 1e30, "training.batch_size": 64},
+            r"forecasts of the user_split are not finite .*Nothing was registered",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_a_sentence(
+    tmp_path: Path, lake: Callable[[Path], Settings], changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(BadInput, match=sentence):
+        train(request(lake(tmp_path), recipe(**changes)))
+
+
+def test_data_of_refused_quality_is_not_trained_on(tmp_path: Path) -> None:
+    at = many(tmp_path)
+    audit = Request(verb="validate", recipe=recipe(), date=small.AS_OF, settings=at)
+    verdict = audit.report(tables=(TableWritten(table="quality", version=0, rows=0),))
+    ledger.record(audit, verdict, inputs={}, verdict=ledger.REFUSED)
+    with pytest.raises(GateRefused, match="data quality was refused for 2024-05-10"):
+        train(request(at, recipe()))
+
+
+def test_only_the_first_of_two_processes_says_what_is_wrong(tmp_path: Path) -> None:
+    code, said = Command(all_late(tmp_path), *TORCHRUN).end()
+    assert code != 0
+    assert said.count("there is nobody to train on") == 1
