@@ -9,10 +9,11 @@
 **When a task is red**
 
 * `wait_activity`: the message names the newest ready date; look at `daily_aggregation`.
-* `assign`, `measure`, *bad input*: the recipe has no experiment, or several and none is named
-  in the parameter `experiment`; or the date is before its start.
-* `measure`, *the gate refused*: the sample ratio is off, so no effect can be trusted. Look for
-  users that were lost or logged twice before reading any number.
+* `assign`, `measure`, *bad input*: the parameter `experiment` names none of the recipe's, or one
+  that has not started. Without the parameter, a recipe with nothing to measure ends green.
+
+A sample ratio that is off fails nothing here: it is a `critical` row of the table `metrics`, and
+the report hides the effects. Look for users that were lost or logged twice before reading any.
 """
 
 from airflow.sdk import DAG, Param
@@ -26,7 +27,7 @@ with DAG(
     schedule=every(DAILY, delay_hours=6),
     start_date=form.START,
     catchup=False,
-    max_active_runs=2,
+    max_active_runs=1,
     default_args=form.defaults(),
     user_defined_macros=form.MACROS,
     params=form.form(
@@ -35,7 +36,7 @@ with DAG(
             type=["null", "string"],
             pattern=r"^[a-z][a-z0-9_]{0,62}$",
             title="Experiment",
-            description="Its name in the recipe. Empty: the only one.",
+            description="Its name in the recipe. Empty: every one that has started.",
         ),
     ),
     tags=["lumos", "daily", "experiment"],

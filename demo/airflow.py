@@ -198,8 +198,8 @@ class LocalAirflow(AirflowClient):
             "CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
             "CORE__LOAD_EXAMPLES": "False",
             "CORE__EXECUTOR": "LocalExecutor",
-            # Two heavy verbs fill two cores; a third slot lets the short ones through.
-            "CORE__PARALLELISM": "3",
+            # Two heavy verbs fill two cores; waits that are deferred take no slot.
+            "CORE__PARALLELISM": "2",
             # LUMOS_SCHEDULE=off: no run starts by itself, so nothing need start paused.
             "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",

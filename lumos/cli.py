@@ -69,7 +69,9 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 _DAYS = Flag(
     "days", _whole(1, 5000), None, "how many days, ending with --date (default: the recipe's)"
 )
-_EXPERIMENT = Flag("experiment", str, None, "its name in the recipe (default: the only one)")
+_EXPERIMENT = Flag(
+    "experiment", str, None, "its name in the recipe (default: every one that has started)"
+)
 _MODEL = Flag("model", str, None, "registry version (default: the champion)")
 
 VERBS: Mapping[str, Verb] = {

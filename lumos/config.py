@@ -181,12 +181,14 @@ class TrainingConfig(Config):
 class EvaluationConfig(Config):
     """Forecast origins kept out of training: the last ones whose labels have matured.
 
-    ``margin`` is how much worse than the champion a challenger's loss may be and still pass.
+    ``margin`` is how much worse than the champion a challenger's loss may be and still pass;
+    ``baseline_margin`` the same for the plain recency baseline.
     """
 
     num_origins: int = Field(default=4, ge=1)
     days_between_origins: int = Field(default=7, ge=1)
     margin: float = Field(default=0.0, ge=0)
+    baseline_margin: float = Field(default=0.0, ge=0)
 
 
 class ScoringConfig(Config):

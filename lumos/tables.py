@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from lumos.config import Recipe
@@ -431,7 +437,12 @@ def replace(
                     uri, rows.schema, mode="ignore", partition_by=list(partition) or None
                 )
             write_deltalake(
-                uri, rows, mode="overwrite", predicate=where, commit_properties=properties
+                uri,
+                rows,
+                mode="overwrite",
+                predicate=where,
+                commit_properties=properties,
+                writer_properties=WriterProperties(compression="ZSTD"),
             )
         except CommitFailedError:
             if attempt == _COMMIT_ATTEMPTS - 1:

@@ -1,7 +1,7 @@
 """Read users out of the `sequences` table at a pinned version, one bucket file at a time.
 
 The files are listed from the Delta log and read with Parquet alone: of the ways there are, the
-only one that is in order, cheap, and never silently wrong (docs/decisions, FIELD-NOTES).
+only one that is in order, cheap, and never silently wrong.
 """
 
 from collections.abc import Sequence

@@ -5,6 +5,7 @@ SELECTs, check, and only then write; audit what was written; and only then call 
 """
 
 import datetime as dt
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from lumos.aggregate.static import KNOWN_USERS, known_users
 from lumos.quality.validate import audit
 from lumos.tables import predicate, read, table_uri, tables
 from lumos.verbs import BadInput, GateRefused, Report, Request, TableWritten
+
+log = logging.getLogger(__name__)
 
 
 def aggregate(request: Request) -> Report:
@@ -87,6 +90,8 @@ def _judge(spark: SparkSession, plan: Plan, rows: Rows) -> None:
     for name, judged in rows.judged.items():
         # By user, so that one shuffle serves all that a SELECT groups by user.
         facts.accepted(judged).repartition("user_id").createOrReplaceTempView(name)
+    said = ", ".join(f"{number} {name}" for name, number in rows.conservation().items())
+    log.info("raw rows of %s .. %s: %s", plan.days.first, plan.days.last, said)
     if not rows.accepted_by_day[plan.days.last] and not plan.request.options["allow_empty"]:
         raise BadInput(_no_data(spark, plan))
 

@@ -177,7 +177,7 @@ def _check_columns(table: RawTable, uri: str, types: Mapping[str, str]) -> None:
         f"column {name}: expected {expected}, found {types.get(name, 'no such column')}"
         for name, expected in table.columns.items()
         if types.get(name) != expected
-    ]
+    ] + _misused(table)
     if faults:
         msg = (
             f"raw table {table.name} at {uri}: {'; '.join(faults)}. It has "
@@ -185,6 +185,21 @@ def _check_columns(table: RawTable, uri: str, types: Mapping[str, str]) -> None:
             "or `columns` of the raw table in the recipe"
         )
         raise BadInput(msg)
+
+
+def _misused(table: RawTable) -> list[str]:
+    """Columns whose declared type or name does not suit what the recipe says they are."""
+    faults = []
+    if table.happened_at and table.columns[table.happened_at] not in ("date", "timestamp"):
+        faults.append(f"happened_at {table.happened_at}: expected a date or a timestamp")
+    if table.landed_on and table.columns[table.landed_on] != "date":
+        faults.append(f"landed_on {table.landed_on}: expected a date")
+    given = {"user_id": table.user, "day": table.happened_at}
+    for name, source in given.items():
+        # The SELECT sees the user as `user_id` and the local day as `day`.
+        if table.role == "fact" and name in table.columns and source != name:
+            faults.append(f"column {name}: the name is taken by {source}, rename it")
+    return faults
 
 
 def open_source(spark: SparkSession, source: Source) -> DataFrame:

@@ -20,9 +20,9 @@ from lumos.settings import Settings
 from lumos.tables import Table, open_table, predicate, replace, table_uri, tables
 from lumos.verbs import BadInput, Request
 
-# A commit by Spark costs one to two seconds of planning; below this many rows the driver
-# commits them itself.
-SMALL_ROWS = 100_000
+# A commit by Spark costs seconds, most of them planning and one file a task; what the driver can
+# hold in some 60 MB it commits itself.
+SMALL_ROWS = 500_000
 # Long enough for a training run to read a version that was pinned weeks ago.
 RETENTION = {
     "delta.deletedFileRetentionDuration": "interval 30 days",
@@ -88,7 +88,8 @@ def commit(
     terms = [f"{column} >= DATE'{days.first}'", f"{column} <= DATE'{days.last}'"]
     terms += [f"{column} = '{value}'" for column, value in job.items()]
     placed = frame.select(*table.column_names)
-    placed = placed.repartition(column) if table.partition else placed.coalesce(1)
+    if table.partition:
+        placed = placed.repartition(column)  # so that a day is one file
     writer = (
         placed.write.format("delta").mode("overwrite").option("replaceWhere", " AND ".join(terms))
     )

@@ -106,10 +106,10 @@ def assign(request: Request) -> Report:
 
 
 def running(request: Request) -> tuple[Experiment, ...]:
-    """The experiment asked for, or all that have started; none if the recipe has none.
+    """The experiment asked for, or all that have started, which may be none.
 
     Raises:
-        BadInput: No such experiment, or it starts after the business date.
+        BadInput: No such experiment, or the one asked for starts after the business date.
     """
     recipe, name = request.recipe, request.options.get("experiment") or None
     try:
@@ -117,7 +117,7 @@ def running(request: Request) -> tuple[Experiment, ...]:
     except KeyError as error:
         raise BadInput(str(error.args[0])) from error
     started = tuple(experiment for experiment in asked if experiment.start <= request.date)
-    if asked and not started:
+    if name is not None and not started:
         starts = ", ".join(f"{experiment.name} on {experiment.start}" for experiment in asked)
         msg = f"nothing to do for {request.date}: {starts} has yet to start; use a later --date"
         raise BadInput(msg)

@@ -8,7 +8,7 @@ is such that a process that dies between two writes leaves a champion, and its r
 import logging
 
 from lumos import ledger
-from lumos.config import Recipe
+from lumos.config import EvaluationConfig, Recipe
 from lumos.serve.metrics import Metric, write_metrics
 from lumos.settings import Settings
 from lumos.train import tracking
@@ -60,7 +60,7 @@ def promote(request: Request) -> Report:
     }
     is_obsolete = "obsolete" in judged.details["champion_not_compared"]
     rival = None if is_obsolete else champion
-    reason = _why_not(losses, rival, recipe.evaluation.margin)
+    reason = _why_not(losses, rival, recipe.evaluation)
     measured = _decision(losses, challenger, reason)
     written = write_metrics(request, measured)
     if reason:
@@ -95,12 +95,16 @@ def _evaluation(request: Request, challenger: str, champion: str | None) -> Repo
     return entry.report
 
 
-def _why_not(losses: dict[str, float | None], champion: str | None, margin: float) -> str:
+def _why_not(
+    losses: dict[str, float | None], champion: str | None, allowance: EvaluationConfig
+) -> str:
     """Why the challenger must not be champion; empty if it may."""
     ours = losses["challenger"]
     if ours is None:
         return "its loss could not be measured, for no task had both outcomes"
-    rivals = {"recency": 0.0} if champion is None else {"recency": 0.0, "champion": margin}
+    rivals = {"recency": allowance.baseline_margin}
+    if champion is not None:
+        rivals["champion"] = allowance.margin
     for rival, allowed in rivals.items():
         theirs = losses[rival]
         if theirs is None:

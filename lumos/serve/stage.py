@@ -23,12 +23,11 @@ def stage(recipe: Recipe, date: dt.date, day: pa.Table, calibration: Calibration
         calibration: Of the model version that made them.
     """
     users, whole = _whole_horizons(day, recipe, date)
-    shape = (len(users), recipe.horizon_days, -1)
 
     def cells(prefix: str, names: tuple[str, ...]) -> np.ndarray:
         columns = [whole[f"{prefix}_{name}"].to_numpy() for name in names]
         stacked = np.stack(columns, axis=1) if columns else np.zeros((whole.num_rows, 0))
-        return stacked.reshape(*shape[:2], len(names))
+        return stacked.reshape(len(users), recipe.horizon_days, len(names))
 
     raw = task_scores(
         recipe,
@@ -54,10 +53,7 @@ def stage(recipe: Recipe, date: dt.date, day: pa.Table, calibration: Calibration
 
 def _whole_horizons(day: pa.Table, recipe: Recipe, date: dt.date) -> tuple[list[str], pa.Table]:
     """Users that have exactly the days of the horizon, and their rows."""
-    ahead = pc.subtract(
-        pc.cast(day["horizon_day"], pa.int32()), pa.scalar(date, pa.date32()).cast(pa.int32())
-    )
-    offset = ahead.to_numpy()
+    offset = pc.cast(day["horizon_day"], pa.int32()).to_numpy() - day_number(date)
     _, first, number, count = np.unique(
         day["user_id"].to_numpy().astype(str),
         return_index=True,

@@ -81,13 +81,13 @@ def order(number: int, offset: int, *, landed: int | None = None, **changes: Any
     } | changes
 
 
-def recipe(sql: Path, **changes: Any) -> Recipe:
+def recipe(**changes: Any) -> Recipe:
     """The shop's recipe, with some fields replaced."""
     fields: dict[str, Any] = {
         "name": "shop",
         "description": "A made-up shop",
         "dataset": "shop",
-        "sql": str(sql),
+        "sql": "shop",
         "timezone": "Asia/Kolkata",
         "raw": (
             RawTable(
@@ -148,7 +148,12 @@ class Shop(World):
     @property
     def sql(self) -> Path:
         """Folder of the SELECTs."""
-        return self.home / "sql"
+        return self.home / "sql" / "shop"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """As of any world, with SELECTs of its own."""
+        return {**super().environment, "LUMOS_SQL": str(self.home / "sql")}
 
     def raw(self, name: str) -> Path:
         """Where a raw table lies."""
@@ -168,12 +173,12 @@ class Shop(World):
 
     def aggregate(self, offset: int = 0, **options: Any) -> Any:
         """Aggregate a day counted from the business date."""
-        options.setdefault("recipe", recipe(self.sql))
+        options.setdefault("recipe", recipe())
         return self.run("aggregate", date=day(offset), **options)
 
     def rows(self, name: str, version: int | None = None) -> list[dict[str, Any]]:
         """Rows of a contract table, in an order of their own."""
-        found = read(table_uri(self.settings, recipe(self.sql), name), version=version)
+        found = read(table_uri(self.settings, recipe(), name), version=version)
         assert found is not None
         return sorted(found.to_pylist(), key=lambda row: str(sorted(row.items())))
 

@@ -21,7 +21,7 @@ def contents(shop: Shop) -> dict[str, list[dict[str, object]]]:
 def versions(shop: Shop) -> dict[str, int]:
     found = {}
     for name in (*WRITTEN, "ledger"):
-        table = open_table(table_uri(shop.settings, recipe(shop.sql), name))
+        table = open_table(table_uri(shop.settings, recipe(), name))
         assert table is not None
         found[name] = table.version()
     return found
@@ -42,7 +42,7 @@ def test_the_tables_hold_what_the_raw_rows_say(aggregated: Shop) -> None:
     expected = {("1", day(-offset)): 1 for offset in range(10)}
     assert active_days(aggregated) == expected | {("2", day(-4)): 1, ("2", day(0)): 1}
     assert [row["city"] for row in aggregated.rows("users")] == ["Pune", None]
-    entry = ledger.find(aggregated.settings, recipe(aggregated.sql), "activity", D)
+    entry = ledger.find(aggregated.settings, recipe(), "activity", D)
     assert entry is not None
     assert (entry.first_day, entry.rows, entry.verdict) == (day(-9), 12, "ready")
 
@@ -67,7 +67,7 @@ def test_aggregating_twice_equals_once_also_by_force(aggregated: Shop) -> None:
     after = contents(aggregated)
     for name in ("activity", "event_context", "users", "quarantine"):
         assert after[name] == before[name], name
-    entry = ledger.find(aggregated.settings, recipe(aggregated.sql), "activity", D)
+    entry = ledger.find(aggregated.settings, recipe(), "activity", D)
     assert entry is not None
     assert (entry.first_day, entry.rows) == (day(-9), 12), "the days before the rerun still hold"
 
@@ -231,7 +231,7 @@ def test_a_refused_day_leaves_the_tables_as_they_were(aggregated: Shop) -> None:
     after = contents(aggregated)
     for name in ("activity", "event_context", "users"):
         assert after[name] == before[name], name
-    entry = ledger.find(aggregated.settings, recipe(aggregated.sql), "activity", D)
+    entry = ledger.find(aggregated.settings, recipe(), "activity", D)
     assert entry is not None
     assert entry.verdict == ledger.REFUSED
 
@@ -249,8 +249,8 @@ def test_a_day_without_data_names_the_newest_landed_day_and_the_remedy(aggregate
 
 def test_a_table_made_by_another_form_of_the_recipe_is_named(aggregated: Shop) -> None:
     more = (
-        *recipe(aggregated.sql).activity,
+        *recipe().activity,
         ActivityColumn(name="tips", kind="continuous", unit="INR"),
     )
     with pytest.raises(BadInput, match="columns tips differ"):
-        aggregated.aggregate(recipe=recipe(aggregated.sql, activity=more))
+        aggregated.aggregate(recipe=recipe(activity=more))

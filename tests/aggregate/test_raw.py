@@ -12,7 +12,7 @@ from tests.aggregate.shop import D, Shop, day, order, recipe
 
 def declared(shop: Shop, table: str, **columns: str) -> Recipe:
     """The shop's recipe with other declared columns of one raw table."""
-    fields = recipe(shop.sql).model_dump()
+    fields = recipe().model_dump()
     for raw in fields["raw"]:
         if raw["name"] == table:
             raw["columns"] |= columns
@@ -20,7 +20,7 @@ def declared(shop: Shop, table: str, **columns: str) -> Recipe:
 
 
 def digests(shop: Shop) -> dict[str, str]:
-    found = find_sources(shop.settings, recipe(shop.sql), D)
+    found = find_sources(shop.settings, recipe(), D)
     return {name: source.digest for name, source in found.items()}
 
 

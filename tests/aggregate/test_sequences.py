@@ -32,7 +32,7 @@ def recomputed(shop: Shop, last: dt.date) -> dict[str, list[tuple[object, ...]]]
 
 
 def sequence(shop: Shop, date: dt.date = D, given: Recipe | None = None, **options: object):
-    return shop.run("sequences", date=date, recipe=given or recipe(shop.sql), **options)
+    return shop.run("sequences", date=date, recipe=given or recipe(), **options)
 
 
 def test_sequences_equal_a_plain_recomputation_from_activity(aggregated: Shop) -> None:
@@ -54,7 +54,7 @@ def test_sequences_equal_a_plain_recomputation_from_activity(aggregated: Shop) -
         "2": day(-5),
     }
     assert [users[user]["city"] for user in ("1", "2")] == ["Pune", None]
-    entry = ledger.find(aggregated.settings, recipe(aggregated.sql), "sequences", day(1))
+    entry = ledger.find(aggregated.settings, recipe(), "sequences", day(1))
     assert entry is not None
     assert (entry.version, entry.rows) == (report.tables[0].version, 2)
 
@@ -78,9 +78,9 @@ def test_each_bucket_is_one_file_sorted_by_user(aggregated: Shop) -> None:
     table = pa.Table.from_pylist(people, schema=SCHEMAS["people"])
     pq.write_table(table, aggregated.raw("people") / "part-1.parquet")
     aggregated.aggregate()
-    sequence(aggregated, given=recipe(aggregated.sql, num_buckets=3), force=True)
+    sequence(aggregated, given=recipe(num_buckets=3), force=True)
 
-    folder = Path(table_uri(aggregated.settings, recipe(aggregated.sql), "sequences"))
+    folder = Path(table_uri(aggregated.settings, recipe(), "sequences"))
     files = sorted(folder.glob("bucket=*/*.parquet"))
     assert [file.parent.name for file in files] == ["bucket=0", "bucket=1", "bucket=2"]
     users = [pq.ParquetFile(file).read(["user_id"])["user_id"].to_pylist() for file in files]

@@ -166,11 +166,16 @@ def test_a_recipe_without_experiments_ends_well_and_says_so(lake: Lake, verb: st
 
 
 @pytest.mark.parametrize("verb", ["assign", "measure"])
+def test_a_date_before_every_experiment_ends_well(lake: Lake, verb: str) -> None:
+    assert not lake.run(verb, START - DAY).tables
+
+
+@pytest.mark.parametrize("verb", ["assign", "measure"])
 def test_bad_requests_end_in_a_sentence_with_the_choices(lake: Lake, verb: str) -> None:
     with pytest.raises(BadInput, match=r"no experiment 'towel'; it has towels"):
         lake.run(verb, START, experiment="towel")
     with pytest.raises(BadInput, match=r"towels on 2024-04-20 has yet to start"):
-        lake.run(verb, START - DAY)
+        lake.run(verb, START - DAY, experiment="towels")
     with pytest.raises(BadInput, match=r"not ready for 2024-04-20.*Run lumos aggregate"):
         lake.run(verb, START)
 

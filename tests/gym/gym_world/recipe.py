@@ -114,7 +114,11 @@ def recipe() -> Recipe:
             d_static=8,
         ),
         training=TrainingConfig(epochs=60, batch_size=32, learning_rate=5e-3),
-        evaluation=EvaluationConfig(num_origins=2, days_between_origins=7),
+        evaluation=EvaluationConfig(
+            num_origins=2,
+            days_between_origins=7,
+            baseline_margin=0.5,  # ninety members teach a forecaster little
+        ),
         scoring=ScoringConfig(active_within_days=120, num_shards=3, batch_size=32),
         experiments=(
             Experiment(
