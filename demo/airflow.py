@@ -188,6 +188,11 @@ class LocalAirflow(AirflowClient):
             except json.JSONDecodeError:
                 entry = {"event": line}
             lines.append(f"{entry.get('level', '')} {entry.get('event', '')}".strip())
+            # Airflow keeps what was raised beside the event, not in it.
+            lines += [
+                f"{error.get('exc_type', '')}: {error.get('exc_value', '')}"
+                for error in entry.get("error_detail") or ()
+            ]
         return path, lines
 
     def _environment(self, given: Mapping[str, str]) -> dict[str, str]:

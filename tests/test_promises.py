@@ -10,6 +10,7 @@ from lumos.ledger import entries
 from lumos.recipes import load
 from lumos.tables import open_table, read, table_uri, tables
 from tests.conftest import World
+from tests.gym.gym_world.raw import NUM_DAYS_TO_BUSINESS_DATE
 
 CHAIN = (
     "aggregate",
@@ -48,7 +49,8 @@ def run_chain(world: World, *, force: bool = False, skip: tuple[str, ...] = ()) 
     """Every verb of a day, in order."""
     for verb in CHAIN:
         if verb not in skip:
-            world.run(verb, force=force)
+            options = {"days": NUM_DAYS_TO_BUSINESS_DATE} if verb == "aggregate" else {}
+            world.run(verb, force=force, **options)
 
 
 def test_running_every_verb_twice_leaves_every_table_unchanged(gym_trained: World) -> None:
@@ -114,8 +116,7 @@ def test_the_ledger_names_versions_that_exist_and_counts_that_hold(gym_trained: 
 def test_a_platform_without_an_event_table_runs_every_verb(gym_raw: World, variant: str) -> None:
     world = World(gym_raw.home, f"gym_world.recipe:{variant}")
     recipe = load(world.recipe_name)
-    world.run("aggregate", days=131)
-    run_chain(world, skip=("aggregate",))
+    run_chain(world)
     scores = read(table_uri(world.settings, recipe, "scores"))
     assert scores is not None
     assert scores.num_rows > 0

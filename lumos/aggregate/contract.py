@@ -123,7 +123,8 @@ def blaming(file: Path) -> Iterator[None]:
 
 
 def _first_lines(error: PySparkException) -> str:
-    text = str(error).split("JVM stacktrace")[0].strip()
+    """What Spark says, without the plan and the stack trace that it adds."""
+    text = re.split(r";\n|JVM stacktrace", str(error))[0].strip()
     return " ".join(line.strip() for line in text.splitlines()[:6] if line.strip())[:600]
 
 

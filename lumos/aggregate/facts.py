@@ -61,9 +61,10 @@ def judge(
         is_copy = F.col("_copy") > 1
     outcome = (
         F.when(F.col("_reason").isNotNull(), F.col("_reason"))
+        # Before the copies: which of them counts was for that run to say, and it saw them all.
+        .when(_was_counted(days, runs), F.lit(EARLIER))
         .when(is_copy, F.lit(DUPLICATE))
         .when(F.col("day") >= F.lit(days.first), F.lit(COUNTED))
-        .when(_was_counted(days, runs), F.lit(EARLIER))
         .otherwise(F.lit(LATE))
     )
     return judged.withColumn("_outcome", outcome).drop("_reason", "_copy", UNREADABLE)
@@ -128,7 +129,7 @@ def _copy_number(table: RawTable) -> Column:
 
 
 def _was_counted(days: Days, runs: Iterable[Entry]) -> Column:
-    """Whether another run answers for the row's day and had seen the row."""
+    """Whether the row's day is before the window, and a run that answers for it saw the row."""
     seen: Column = F.lit(False)
     furthest_back = days.first
     for run in sorted(runs, key=lambda run: run.business_date, reverse=True):
@@ -139,7 +140,7 @@ def _was_counted(days: Days, runs: Iterable[Entry]) -> Column:
             seen |= (F.col("day") >= F.lit(run.first_day)) & (
                 F.col("_landed") <= F.lit(run.business_date)
             )
-    return seen
+    return seen & (F.col("day") < F.lit(days.first))
 
 
 def accepted(judged: DataFrame) -> DataFrame:

@@ -69,7 +69,7 @@ def test_a_timestamp_without_a_zone_is_not_taken_for_a_moment(shop: Shop) -> Non
 
 def test_a_missing_select_is_named_with_the_place_it_was_expected_at(shop: Shop) -> None:
     (shop.sql / "static.sql").unlink()
-    with pytest.raises(BadInput, match=r"no static\.sql: expected .*/sql/static\.sql"):
+    with pytest.raises(BadInput, match=r"no static\.sql: expected .*/sql/shop/static\.sql"):
         shop.aggregate()
 
 

@@ -24,10 +24,11 @@ from lumos.train.predict import forecast
 from lumos.verbs import BadInput, GateRefused, Report, Request, TableWritten
 from tests.accio import small
 
-NUM_EPOCHS = 12
+NUM_EPOCHS = 40
 CHANGES = {
     "training.epochs": NUM_EPOCHS,
-    "training.learning_rate": 0.01,
+    "training.batch_size": 8,
+    "training.learning_rate": 0.003,
     "model.dropout": 0.0,
 }
 
