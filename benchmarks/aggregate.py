@@ -105,7 +105,7 @@ def measure(
 ) -> dict[int, dict[str, float]] | None:
     """Median seconds by size and engine, or ``None`` where the results differ."""
     started = time.monotonic()
-    with spark_session("benchmark", memory="10g", cores=CORES, long=True) as spark:
+    with spark_session("benchmark", memory="10g", cores=CORES, num_rows=max(sizes)) as spark:
         Console().print(f"JVM and session: {time.monotonic() - started:.1f} s, not counted below")
         found: dict[int, dict[str, float]] = {}
         runs = [min(sizes), *sizes]  # the first is a warm-up, for both

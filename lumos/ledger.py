@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict
 
 import lumos
 from lumos.config import Recipe
+from lumos.delta import predicate, read, replace
 from lumos.settings import Settings
-from lumos.tables import predicate, read, replace, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Report, Request, TableWritten
 
 READY, REFUSED = "ready", "refused"

@@ -1,24 +1,13 @@
 """The contract tables, declared once: key, partition, columns, units, and the job that owns each.
 
-Spark rooms and torch rooms meet only here. Reading and writing in this module is delta-rs, for
-rooms without a JVM; Spark writes the same tables by the same declarations (:meth:`Table.ddl`).
+Spark rooms and torch rooms meet only here: both write by these declarations, Spark itself
+(:meth:`Table.ddl`) or without a JVM by :mod:`lumos.delta`.
 """
 
-import datetime as dt
-import random
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
-from deltalake import (
-    CommitProperties,
-    DeltaTable,
-    Transaction,
-    WriterProperties,
-    write_deltalake,
-)
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from lumos.config import Recipe
 from lumos.settings import Settings
@@ -35,7 +24,6 @@ _ARROW = {
     "timestamp": pa.timestamp("us", tz="UTC"),
     "array<float>": pa.list_(pa.float32()),
 }
-_COMMIT_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -342,113 +330,3 @@ def raw_uri(settings: Settings, recipe: Recipe, name: str) -> str:
     if "://" in path or path.startswith("/"):
         return path
     return f"{settings.lake}/raw/{recipe.dataset}/{path}"
-
-
-def open_table(uri: str, version: int | None = None) -> DeltaTable | None:
-    """The Delta table at ``uri``, or ``None`` where there is none yet."""
-    try:
-        return DeltaTable(uri, version=version)
-    except TableNotFoundError:
-        return None
-
-
-def read(
-    uri: str,
-    *,
-    version: int | None = None,
-    columns: Sequence[str] | None = None,
-    where: str | None = None,
-) -> pa.Table | None:
-    """Rows of a Delta table, in no particular order, or ``None`` where there is no table.
-
-    Args:
-        uri: The table.
-        version: Pinned Delta version; the newest when ``None``.
-        columns: Columns wanted; all when ``None``.
-        where: SQL predicate, made by :func:`predicate` and never from free text.
-    """
-    table = open_table(uri, version)
-    if table is None:
-        return None
-    found = pa.table(table.scan(columns=list(columns) if columns else None, predicate=where))
-    # delta-rs gives string views, for which pyarrow has neither filter nor join.
-    plain = [
-        field.with_type(pa.string()) if pa.types.is_string_view(field.type) else field
-        for field in found.schema
-    ]
-    return found.cast(pa.schema(plain))
-
-
-def predicate(**values: str | int | dt.date | tuple[dt.date, dt.date] | list[str]) -> str:
-    """``column = value`` joined by AND; a pair of dates is a closed range, a list any of its items.
-
-    Quotes are escaped.
-    """
-    terms = []
-    for column, value in values.items():
-        if isinstance(value, tuple):
-            terms.append(f'"{column}" BETWEEN {_literal(value[0])} AND {_literal(value[1])}')
-        elif isinstance(value, list):
-            terms.append(f'"{column}" IN ({", ".join(map(_literal, value))})')
-        else:
-            terms.append(f'"{column}" = {_literal(value)}')
-    return " AND ".join(terms)
-
-
-def _literal(value: str | int | dt.date) -> str:
-    if isinstance(value, dt.date):
-        return f"DATE '{value.isoformat()}'"
-    if isinstance(value, int):
-        return str(value)
-    escaped = str(value).replace("'", "''")
-    return f"'{escaped}'"
-
-
-def replace(
-    uri: str,
-    rows: pa.Table,
-    *,
-    where: str | None,
-    partition: Sequence[str] = (),
-    transaction: Transaction | None = None,
-) -> int:
-    """Put ``rows`` in the place of those matching ``where``, in one commit; create if missing.
-
-    Atomic: readers see all of the old rows or all of the new ones. A writer that loses a race
-    for the commit tries again on the newer version.
-
-    Args:
-        uri: The table.
-        rows: The new rows, all of which must match ``where``.
-        where: From :func:`predicate`; ``None`` replaces the whole table.
-        partition: Partition columns, used when the table is created.
-        transaction: A name and a number committed with the rows, for writers that must know
-            later what they wrote (``DeltaTable.transaction_version``).
-
-    Returns:
-        The newest Delta version after the commit.
-    """
-    properties = CommitProperties(app_transactions=[transaction]) if transaction else None
-    for attempt in range(_COMMIT_ATTEMPTS):
-        try:
-            # Empty first: of two writers that create it with rows, one would wipe the other's.
-            if open_table(uri) is None:
-                DeltaTable.create(
-                    uri, rows.schema, mode="ignore", partition_by=list(partition) or None
-                )
-            write_deltalake(
-                uri,
-                rows,
-                mode="overwrite",
-                predicate=where,
-                commit_properties=properties,
-                writer_properties=WriterProperties(compression="ZSTD"),
-            )
-        except CommitFailedError:
-            if attempt == _COMMIT_ATTEMPTS - 1:
-                raise
-            # Jitter, so that two writers that met once do not meet again.
-            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
-        else:
-            break
-    return DeltaTable(uri).version()

@@ -4,11 +4,15 @@ import datetime as dt
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 GYM_FOLDER = Path(__file__).resolve().parent / "gym"
 sys.path.insert(0, str(GYM_FOLDER))
@@ -74,9 +78,20 @@ class World:
         return World(home, self.recipe_name, self.date)
 
 
+WHERE_WE_WORK = ("LUMOS_HOME", "LUMOS_LAKE", "LUMOS_RECIPE", "MLFLOW_TRACKING_URI")
+
+
+@pytest.fixture(autouse=True)
+def _leaves_the_environment_alone() -> Iterator[None]:
+    """A test that left these behind would send the next one's rows into its own lake."""
+    before = {name: os.environ.get(name) for name in WHERE_WE_WORK}
+    yield
+    assert {name: os.environ.get(name) for name in WHERE_WE_WORK} == before
+
+
 def enter(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """Point this process's environment at the world."""
-    for name in ("LUMOS_HOME", "LUMOS_LAKE", "LUMOS_RECIPE", "MLFLOW_TRACKING_URI"):
+    for name in WHERE_WE_WORK:
         monkeypatch.setenv(name, world.environment[name])
     return world
 
@@ -90,6 +105,16 @@ def prepared_jars(home: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def spark() -> Iterator["SparkSession"]:
+    """The session that verbs in this process borrow: to start one takes longer than a verb."""
+    from lumos.aggregate.spark import local_settings, start
+
+    session = start("tests", local_settings(Settings.from_environment().home / "spark", cores=2))
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
 def _raw_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     home = tmp_path_factory.mktemp("gym") / "home"
     prepared_jars(home)
@@ -98,7 +123,9 @@ def _raw_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="session")
-def _aggregated_world(_raw_world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+def _aggregated_world(
+    _raw_world: World, spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory
+) -> World:
     world = _raw_world.copy(tmp_path_factory.mktemp("gym") / "home")
     world.run("aggregate", days=raw.NUM_DAYS_TO_BUSINESS_DATE)
     world.run("sequences")

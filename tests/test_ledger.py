@@ -5,9 +5,10 @@ import datetime as dt
 import pytest
 
 from lumos import ledger
+from lumos.delta import open_table
 from lumos.ledger import already_done, entries, find, of_date, record, require
 from lumos.recipes import load
-from lumos.tables import open_table, table_uri
+from lumos.tables import table_uri
 from lumos.verbs import BadInput, TableWritten
 from tests.conftest import RECIPE, World
 

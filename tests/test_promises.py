@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pytest
 
+from lumos.delta import open_table, read
 from lumos.ledger import entries
 from lumos.recipes import load
-from lumos.tables import open_table, read, table_uri, tables
+from lumos.tables import table_uri, tables
 from tests.conftest import World
 from tests.gym.gym_world.raw import NUM_DAYS_TO_BUSINESS_DATE
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lumos.delta import open_table, predicate, read, replace
 from lumos.recipes import load
-from lumos.tables import open_table, predicate, raw_uri, read, replace, table_uri, tables
+from lumos.tables import raw_uri, table_uri, tables
 from tests.conftest import RECIPE, World
 
 DAY = dt.date(2024, 5, 10)

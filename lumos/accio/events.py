@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from lumos.calendar import calendar_columns
 from lumos.config import Recipe
 from lumos.dates import from_day_number
+from lumos.delta import read
 from lumos.settings import Settings
-from lumos.tables import read, table_uri
+from lumos.tables import table_uri
 from lumos.verbs import BadInput
 
 # (day, known_on) as one sortable number; day numbers are far below either bound.

@@ -17,7 +17,7 @@ from pyarrow import fs
 from pyarrow.parquet import ParquetFile
 
 from lumos.config import Recipe
-from lumos.tables import open_table
+from lumos.delta import open_table
 from lumos.verbs import BadInput
 
 

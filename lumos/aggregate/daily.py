@@ -23,8 +23,9 @@ from lumos.aggregate.plan import SELECTS, Plan, Rows, make_plan
 from lumos.aggregate.raw import open_source
 from lumos.aggregate.spark import spark_session
 from lumos.aggregate.static import KNOWN_USERS, known_users
+from lumos.delta import predicate, read
 from lumos.quality.validate import audit
-from lumos.tables import predicate, read, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, GateRefused, Report, Request, TableWritten
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,10 @@ def aggregate(request: Request) -> Report:
         return done
     for name in (*SELECTS, "quarantine"):
         write.ensure_table(request.settings, request.recipe, name)
-    with spark_session("lumos aggregate") as spark, _local_time(spark, request.recipe.timezone):
+    with (
+        spark_session("lumos aggregate", num_rows=plan.num_rows) as spark,
+        _local_time(spark, request.recipe.timezone),
+    ):
         rows = Rows()
         try:
             _judge(spark, plan, rows)

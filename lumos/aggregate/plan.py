@@ -39,6 +39,11 @@ class Plan:
         """Length of the window."""
         return (self.days.last - self.days.first).days + 1
 
+    @property
+    def num_rows(self) -> int:
+        """About how many raw rows lie where the run looks; partitions may spare it most."""
+        return sum(source.num_rows for source in self.sources.values())
+
     def window(self, table: str) -> Days:
         """The days of a table, by its day column, that this run answers for."""
         return self.days if table == "activity" else self.known

@@ -19,12 +19,14 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lumos.config import RawTable, Recipe
+from lumos.delta import open_table
 from lumos.settings import Settings
-from lumos.tables import open_table, raw_uri
+from lumos.tables import raw_uri
 from lumos.verbs import BadInput
 
 # What an unreadable CSV row looked like, and which column could not be read.
 TEXT, UNREADABLE = "_text", "_unreadable"
+_BYTES_A_ROW = 20  # where a file does not say how many rows it has
 _DELTA_TYPES = {"long": "bigint", "integer": "int", "short": "smallint", "byte": "tinyint"}
 _ARROW_TYPES: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind), "string"),
@@ -49,12 +51,14 @@ class Source:
         uri: Where it lies.
         header: Columns of a CSV file, in the file's order.
         digest: Changes when a file that this run can see changes.
+        num_rows: About how many rows those files have.
     """
 
     table: RawTable
     uri: str
     header: tuple[str, ...]
     digest: str
+    num_rows: int
 
 
 def find_sources(settings: Settings, recipe: Recipe, last_day: dt.date) -> dict[str, Source]:
@@ -87,12 +91,14 @@ def _delta_source(table: RawTable, uri: str, last_day: dt.date) -> Source:
     }
     _check_columns(table, uri, types)
     files = pa.table(delta.get_add_actions(flatten=True))
-    lines = [
-        f"{row['path']} {row['size_bytes']}"
-        for row in files.select(["path", "size_bytes"]).to_pylist()
+    seen = [
+        row
+        for row in files.select(["path", "size_bytes", "num_records"]).to_pylist()
         if _landed_by(row["path"], table, last_day)
     ]
-    return Source(table, uri, (), _digest(lines))
+    lines = [f"{row['path']} {row['size_bytes']}" for row in seen]
+    num_rows = sum(row["num_records"] or row["size_bytes"] // _BYTES_A_ROW for row in seen)
+    return Source(table, uri, (), _digest(lines), num_rows)
 
 
 def _spelled(kind: object) -> str:
@@ -124,12 +130,12 @@ def _file_source(table: RawTable, uri: str, last_day: dt.date) -> Source:
                 types = {field.name: _arrow_type(field.type) for field in pq.read_schema(file)}
         types |= {name: table.columns[name] for name in partitions & set(table.columns)}
         _check_columns(table, uri, types)
+    seen = [info for info in files if _landed_by(info.path, table, last_day)]
     lines = [
-        f"{PurePosixPath(info.path).relative_to(path)} {info.size} {info.mtime_ns}"
-        for info in files
-        if _landed_by(info.path, table, last_day)
+        f"{PurePosixPath(info.path).relative_to(path)} {info.size} {info.mtime_ns}" for info in seen
     ]
-    return Source(table, uri, header, _digest(lines))
+    num_rows = sum(info.size for info in seen) // _BYTES_A_ROW
+    return Source(table, uri, header, _digest(lines), num_rows)
 
 
 def _is_data(path: str, root: str) -> bool:

@@ -17,7 +17,8 @@ from lumos.aggregate.facts import Days
 from lumos.aggregate.spark import spark_session
 from lumos.aggregate.static import latest
 from lumos.config import Recipe
-from lumos.tables import predicate, read, replace, table_uri, tables
+from lumos.delta import predicate, read, replace
+from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Report, Request, TableWritten
 
 NOT_REGISTERED = "active but not in users yet"
@@ -41,7 +42,8 @@ def sequences(request: Request) -> Report:
     done = ledger.already_done(request, "sequences", inputs)
     if done is not None:
         return done
-    with spark_session("lumos sequences") as spark:
+    num_days = write.count_rows(table_uri(settings, recipe, "activity"), activity.version)
+    with spark_session("lumos sequences", num_rows=num_days) as spark:
         active = _days_of_users(_open(spark, request, activity), recipe, date)
         known = _registered(_open(spark, request, users), date)
         joined = active.join(known, "user_id", "full_outer").persist()

@@ -32,9 +32,15 @@ _JAVA_REMEDY = (
 )
 _LOG4J = Path(__file__).with_name("log4j2.properties")
 
-# C1 alone compiles quickly to slower code: two Delta writes took 16 s, not 22 s. From which
-# length on C2 pays for itself was not measured, hence the argument `long`.
-_SHORT_JOB_FLAGS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+# A job of few rows spends most of its time compiling: Java its classes, Spark its queries. So it
+# takes what starts quickly and runs slower. Two cores: a shop of ten orders 10.5 s, without
+# compiled queries 6.9 s; 120 thousand rows 18 s, without 40 s; 22 million 77 s, with C2 98 s.
+_FEW_ROWS, _MANY_ROWS = 20_000, 50_000_000
+_QUICK_JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+_QUICK_QUERIES = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
 
 log = logging.getLogger(__name__)
 
@@ -84,19 +90,23 @@ def prepared_jars(folder: Path) -> list[Path]:
 
 
 def local_settings(
-    folder: Path, *, memory: str | None = None, cores: int | None = None, long: bool = False
+    folder: Path, *, memory: str | None = None, cores: int | None = None, num_rows: int = 0
 ) -> dict[str, str]:
     """Say how Spark runs inside one process, from what was prepared in `folder`.
 
     Pure but for looking which files `folder` holds.
     """
-    flags = [f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}", *(() if long else _SHORT_JOB_FLAGS)]
+    flags = [
+        f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}",
+        *(() if num_rows > _MANY_ROWS else _QUICK_JAVA),
+    ]
     if (folder / ARCHIVE).exists():
         # An archive that no longer fits is ignored by Java: slower, never wrong. Without the
         # second flag Java would say so on stdout, whose last line belongs to the verb.
         flags += [f"-XX:SharedArchiveFile={folder / ARCHIVE}", "-Xshare:auto", "-Xlog:disable"]
     settings = {
         **_session_settings(),
+        **(_QUICK_QUERIES if num_rows < _FEW_ROWS else {}),
         "spark.master": f"local[{cores or '*'}]",
         "spark.driver.memory": memory or "2g",
         "spark.driver.host": "127.0.0.1",
@@ -123,7 +133,7 @@ def local_settings(
 
 @contextmanager
 def spark_session(
-    app_name: str, *, memory: str | None = None, cores: int | None = None, long: bool = False
+    app_name: str, *, memory: str | None = None, cores: int | None = None, num_rows: int = 0
 ) -> Iterator[SparkSession]:
     """Lend a Spark session with Delta, and stop it afterwards.
 
@@ -134,7 +144,7 @@ def spark_session(
         app_name: What Spark calls the job.
         memory: Heap of the one process, such as ``"8g"``; 2 GB if not given.
         cores: Threads; all that the machine has if not given.
-        long: The job is expected to take minutes: let Java optimise fully.
+        num_rows: About how many rows the job reads: how much compiling is worth its time.
 
     Yields:
         The session, whose time zone is UTC and whose SQL is ANSI.
@@ -152,7 +162,7 @@ def spark_session(
         yield active
         return
     folder = Settings.from_environment().home / "spark"
-    session = start(app_name, local_settings(folder, memory=memory, cores=cores, long=long))
+    session = start(app_name, local_settings(folder, memory=memory, cores=cores, num_rows=num_rows))
     try:
         yield session
     finally:
@@ -170,7 +180,7 @@ def start(app_name: str, settings: Mapping[str, str]) -> SparkSession:
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
     # spark-submit is itself a Java program that only prints a command line.
-    os.environ.setdefault("SPARK_LAUNCHER_OPTS", " ".join(_SHORT_JOB_FLAGS))
+    os.environ.setdefault("SPARK_LAUNCHER_OPTS", " ".join(_QUICK_JAVA))
     builder = _configured(SparkSession.builder.appName(app_name), settings)
     if "spark.driver.extraClassPath" not in settings:
         log.warning(
@@ -192,6 +202,8 @@ def _session_settings(*, static: bool = True) -> dict[str, str]:
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.sql.parquet.compression.codec": "zstd",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+        # For each column of a query it asks the JVM twice where in our code it was made.
+        "spark.python.sql.dataFrameDebugging.enabled": "false",
     }
     if static:
         settings |= {

@@ -15,9 +15,10 @@ from pyspark.sql import functions as F
 
 from lumos.aggregate.facts import Days
 from lumos.config import Recipe
+from lumos.delta import open_table, predicate, replace
 from lumos.ledger import READY, Entry
 from lumos.settings import Settings
-from lumos.tables import Table, open_table, predicate, replace, table_uri, tables
+from lumos.tables import Table, table_uri, tables
 from lumos.verbs import BadInput, Request
 
 # A commit by Spark costs seconds, most of them planning and one file a task; what the driver can

@@ -36,8 +36,9 @@ from lumos.config import (
     Variant,
 )
 from lumos.dates import day_number, first_of_window
+from lumos.delta import open_table, predicate, replace
 from lumos.progress import progress
-from lumos.tables import open_table, predicate, raw_uri, replace
+from lumos.tables import raw_uri
 from lumos.verbs import BadInput, Report, Request, TableWritten
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from lumos import ledger
 from lumos.config import Experiment, Recipe
+from lumos.delta import open_table, predicate, read
 from lumos.settings import Settings
-from lumos.tables import open_table, predicate, read, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Report, Request, TableWritten
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 
 from lumos import ledger
 from lumos.config import Experiment
+from lumos.delta import open_table, predicate, replace
 from lumos.experiment.assignment import no_experiments, running
 from lumos.experiment.effects import METRICS, SIMULATED_SPLIT, Effect
 from lumos.experiment.outcomes import Measured, measured, pinned_views
-from lumos.tables import open_table, predicate, replace, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Report, Request, TableWritten
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from lumos.aggregate.spark import spark_session
+from lumos.aggregate.write import count_rows
 from lumos.config import Experiment
 from lumos.experiment.assignment import bucket_shares
 from lumos.experiment.effects import (
@@ -60,9 +61,11 @@ class Measured:
 @contextmanager
 def pinned_views(request: Request, versions: Mapping[str, int]) -> Iterator[SparkSession]:
     """A Spark session in which each table of ``versions`` is a view at that version."""
-    with spark_session("lumos measure") as spark:
+    uris = {table: table_uri(request.settings, request.recipe, table) for table in versions}
+    num_rows = sum(count_rows(uris[table], version) for table, version in versions.items())
+    with spark_session("lumos measure", num_rows=num_rows) as spark:
         for table, version in versions.items():
-            uri = table_uri(request.settings, request.recipe, table)
+            uri = uris[table]
             frame = spark.read.format("delta").option("versionAsOf", version).load(uri)
             frame.createOrReplaceTempView(table)
         yield spark

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lumos.dates import EPOCH, first_of_window
+from lumos.delta import predicate, read
 from lumos.quality.usual import Day, Measured, equal, measured
-from lumos.tables import predicate, read, table_uri
+from lumos.tables import table_uri
 from lumos.verbs import Request
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from lumos.delta import predicate, replace
 from lumos.quality.suites import Check, Flag
 from lumos.quality.usual import Measured
-from lumos.tables import predicate, replace, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import Request, TableWritten
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from lumos.quality.measure import (
 )
 from lumos.quality.suites import checks, flags
 from lumos.quality.usual import against_usual_days, daily_profile
-from lumos.tables import tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import GateRefused, Report, Request, TableWritten
 
 if TYPE_CHECKING:
@@ -144,10 +144,12 @@ def _examine(request: Request, entry: Entry, versions: Mapping[str, int]) -> lis
     preload()
     # Imported here, so that a date already judged starts no Spark.
     from lumos.aggregate.spark import spark_session
+    from lumos.aggregate.write import count_rows
 
     date, recipe = request.date, request.recipe
     start = min(entry.first_day, first_of_window(date, recipe.quality.usual_days + 1))
-    with spark_session(f"lumos validate {date}") as spark:
+    num_days = count_rows(table_uri(request.settings, recipe, "activity"), versions["activity"])
+    with spark_session(f"lumos validate {date}", num_rows=num_days) as spark:
         with _cached(spark, request, "activity", versions, start) as activity:
             findings = _rows(request, "activity", activity)
             profile = daily_profile(activity, recipe)

@@ -28,10 +28,11 @@ from scipy.optimize import isotonic_regression
 from lumos.accio.plan import hash_users, uniform
 from lumos.config import Config, Recipe, Task
 from lumos.dates import EPOCH
+from lumos.delta import predicate, read
 from lumos.serve.accuracy import Floats, bins
 from lumos.serve.logistic import fit_logistic, log_odds, sigmoid
 from lumos.settings import Settings
-from lumos.tables import predicate, read, table_uri
+from lumos.tables import table_uri
 from lumos.verbs import BadInput, GateRefused
 
 _ENOUGH = 200  # positives, and negatives, from which a curve is worth more than a number

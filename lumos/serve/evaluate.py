@@ -18,13 +18,14 @@ from lumos.accio.events import EventCalendar
 from lumos.accio.plan import hash_users, is_held_out, uniform
 from lumos.accio.read import Users, read_users
 from lumos.dates import day_number, from_day_number, split_origins
+from lumos.delta import predicate, replace
 from lumos.serve.accuracy import Measures
 from lumos.serve.contest import Forecasts, Setting, contest, measured
 from lumos.serve.features import Examples, History
 from lumos.serve.inputs import Inputs, check_columns, pin
 from lumos.serve.metrics import Metric, write_metrics
 from lumos.serve.registry import CHALLENGER, CHAMPION, chosen
-from lumos.tables import predicate, replace, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.train import checkpoint, tracking
 from lumos.train.checkpoint import Checkpoint
 from lumos.verbs import BadInput, Report, Request, TableWritten

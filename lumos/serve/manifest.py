@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lumos.config import Config, Recipe
+from lumos.delta import predicate, read
 from lumos.settings import Settings
-from lumos.tables import predicate, read, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput
 
 

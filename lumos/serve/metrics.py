@@ -6,7 +6,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from lumos.tables import predicate, replace, table_uri, tables
+from lumos.delta import predicate, replace
+from lumos.tables import table_uri, tables
 from lumos.verbs import Request, TableWritten
 
 

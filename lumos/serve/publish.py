@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from lumos import ledger
 from lumos.accio.read import read_users, sequence_files
 from lumos.config import Recipe, Task
+from lumos.delta import predicate, read, replace
 from lumos.serve.calibrate import (
     Calibration,
     Evaluated,
@@ -29,7 +30,7 @@ from lumos.serve.inputs import is_active
 from lumos.serve.manifest import Manifest, checksum, committed, read_scores, row
 from lumos.serve.metrics import Metric, write_metrics
 from lumos.serve.stage import stage
-from lumos.tables import predicate, read, replace, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import GateRefused, Report, Request, TableWritten
 
 __all__ = ["publish", "read_scores"]

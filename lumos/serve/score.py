@@ -20,10 +20,11 @@ from lumos import ledger
 from lumos.accio.events import EventCalendar
 from lumos.accio.read import SequenceFile, Users, read_users
 from lumos.dates import day_number
+from lumos.delta import open_table, predicate, replace
 from lumos.progress import progress
 from lumos.serve.inputs import Inputs, check_columns, is_active, pin
 from lumos.serve.registry import CHAMPION, chosen
-from lumos.tables import open_table, predicate, replace, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.tasks import DayForecasts
 from lumos.train import checkpoint, tracking
 from lumos.train.checkpoint import Checkpoint

@@ -7,9 +7,10 @@ from typing import Any
 
 from lumos import ledger
 from lumos.config import Experiment
+from lumos.delta import predicate, read
 from lumos.experiment.effects import METRICS, SIMULATED_SPLIT
 from lumos.study.pinned import pinned
-from lumos.tables import predicate, read, table_uri
+from lumos.tables import table_uri
 from lumos.verbs import Request
 
 

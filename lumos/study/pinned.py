@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow as pa
 
 from lumos import ledger
-from lumos.tables import predicate, read, table_uri
+from lumos.delta import predicate, read
+from lumos.tables import table_uri
 from lumos.verbs import Request
 
 

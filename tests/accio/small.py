@@ -11,9 +11,10 @@ from lumos.accio.events import EventCalendar
 from lumos.accio.read import SequenceFile, Users, sequence_files
 from lumos.config import Recipe
 from lumos.dates import day_number
+from lumos.delta import replace
 from lumos.recipes import load
 from lumos.settings import Settings
-from lumos.tables import replace, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import Request, TableWritten
 
 FIRST_DAY, AS_OF = dt.date(2024, 1, 1), dt.date(2024, 5, 10)

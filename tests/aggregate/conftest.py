@@ -1,23 +1,12 @@
-"""One Spark session a module, and a shop of its own for every test."""
+"""A shop of its own for every test."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 
-from lumos.aggregate.spark import local_settings, start
-from lumos.settings import Settings
 from tests.aggregate.shop import Shop, open_shop
 from tests.conftest import enter
-
-
-@pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    """The session that every verb in a module borrows: starting one takes longer than a verb."""
-    session = start("tests", local_settings(Settings.from_environment().home / "spark", cores=2))
-    yield session
-    session.stop()
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from deltalake import write_deltalake
 
 from lumos.config import ActivityColumn, EventColumn, RawTable, Recipe, StaticColumn, Task
-from lumos.tables import read, table_uri
+from lumos.delta import read
+from lumos.tables import table_uri
 from tests.conftest import World
 
 D = dt.date(2024, 3, 10)

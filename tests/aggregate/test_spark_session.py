@@ -79,11 +79,16 @@ def test_settings_say_what_was_asked_and_what_was_prepared(tmp_path):
     assert f"-XX:SharedArchiveFile={tmp_path / ARCHIVE}" in full["spark.driver.extraJavaOptions"]
 
 
-def test_only_short_jobs_give_up_the_optimising_compiler(tmp_path):
-    short = local_settings(tmp_path)["spark.driver.extraJavaOptions"]
-    long = local_settings(tmp_path, long=True)["spark.driver.extraJavaOptions"]
-    assert "TieredStopAtLevel=1" in short
-    assert "TieredStopAtLevel=1" not in long
+def test_a_job_compiles_as_much_as_its_rows_are_worth(tmp_path):
+    few, some, many = (
+        local_settings(tmp_path, num_rows=rows) for rows in (1_000, 20_000_000, 200_000_000)
+    )
+    java = "spark.driver.extraJavaOptions"
+    assert few["spark.sql.codegen.factoryMode"] == "NO_CODEGEN"
+    assert "spark.sql.codegen.factoryMode" not in some
+    assert "TieredStopAtLevel=1" in few[java]
+    assert "TieredStopAtLevel=1" in some[java]
+    assert "TieredStopAtLevel=1" not in many[java]
 
 
 @pytest.mark.skipif(not (PREPARED / MARKER).exists(), reason="`make setup` prepares Spark")

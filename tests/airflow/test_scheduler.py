@@ -15,9 +15,10 @@ import pytest
 from demo.airflow import LocalAirflow
 from demo.client import Run, TaskState
 from lumos import ledger
+from lumos.delta import read
 from lumos.recipes import load
 from lumos.settings import Settings
-from lumos.tables import read, table_uri
+from lumos.tables import table_uri
 from tests.conftest import World
 from tests.gym.gym_world import raw
 

@@ -1,24 +1,22 @@
 """A lake with users and activity written straight into the contract tables: no raw data needed."""
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyspark.sql import SparkSession
 
 from lumos import ledger
-from lumos.aggregate.spark import spark_session
 from lumos.cli import VERBS, run
 from lumos.config import Experiment, Recipe, Variant
+from lumos.delta import read, replace
 from lumos.recipes import load
 from lumos.settings import Settings
-from lumos.tables import read, replace, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import Report, Request, TableWritten
-from tests.conftest import prepared_jars
 
 START = dt.date(2024, 4, 20)
 
@@ -114,17 +112,3 @@ class Lake:
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     return Lake.at(tmp_path / "home", gym_with(experiment()))
-
-
-@pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    """One session for all tests here; `measure` is lent it."""
-    home = tmp_path_factory.mktemp("spark") / "home"
-    prepared_jars(home)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("LUMOS_HOME", str(home))
-        with spark_session("tests of experiment", cores=2) as session:
-            # A few hundred rows: compiling each query costs a third more than it saves.
-            session.conf.set("spark.sql.codegen.wholeStage", "false")
-            session.conf.set("spark.sql.codegen.factoryMode", "NO_CODEGEN")
-            yield session

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lumos.config import Experiment, Variant
+from lumos.delta import open_table
 from lumos.experiment.assignment import variant_of
-from lumos.tables import open_table, table_uri
+from lumos.tables import table_uri
 from lumos.verbs import BadInput
 from tests.experiment.conftest import START, Lake, experiment, gym_with
 

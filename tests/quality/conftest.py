@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 
 from lumos import ledger
-from lumos.aggregate.spark import spark_session
+from lumos.delta import predicate, read, replace
 from lumos.quality.validate import audit
 from lumos.recipes import load
-from lumos.tables import predicate, read, replace, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import TableWritten
-from tests.conftest import RECIPE, World, enter, prepared_jars
+from tests.conftest import RECIPE, World, enter
 
 DATE = dt.date(2024, 5, 10)
 FIRST = DATE - dt.timedelta(days=39)
@@ -124,17 +124,6 @@ class Lake:
     def metrics_version(self):
         entry = ledger.find(self.world.settings, GYM, "quality", DATE)
         return entry.version, entry.verdict
-
-
-@pytest.fixture(scope="session")
-def spark(tmp_path_factory):
-    """One session for all tests of the room; verbs borrow it."""
-    home = tmp_path_factory.mktemp("quality") / "home"
-    prepared_jars(home)
-    with pytest.MonkeyPatch.context() as patch:
-        enter(World(home), patch)
-        with spark_session("tests of quality") as session:
-            yield session
 
 
 @pytest.fixture

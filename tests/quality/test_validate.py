@@ -2,8 +2,9 @@
 
 import pytest
 
+from lumos.delta import open_table
 from lumos.ledger import READY, find
-from lumos.tables import open_table, table_uri
+from lumos.tables import table_uri
 from lumos.verbs import BadInput, GateRefused, TableWritten
 from tests.conftest import World, enter
 from tests.quality.conftest import (

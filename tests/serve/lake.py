@@ -11,8 +11,9 @@ from gym_world.raw import BUSINESS_DATE, FIRST_DAY
 from lumos import ledger
 from lumos.config import Recipe
 from lumos.dates import EPOCH, day_number
+from lumos.delta import read, replace
 from lumos.recipes import load
-from lumos.tables import read, replace, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import Request, TableWritten
 from tests.conftest import RECIPE, World
 

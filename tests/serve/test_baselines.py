@@ -9,11 +9,12 @@ from lumos.accio.read import Users, read_users, sequence_files
 from lumos.accio.window import cut
 from lumos.config import Recipe
 from lumos.dates import day_number
+from lumos.delta import open_table
 from lumos.recipes import load
 from lumos.serve.accuracy import auc, measure, relative_loss
 from lumos.serve.baselines import LightGbm, Recency
 from lumos.serve.features import Examples, History
-from lumos.tables import open_table, table_uri
+from lumos.tables import table_uri
 from tests.conftest import RECIPE, World
 from tests.serve.lake import members
 

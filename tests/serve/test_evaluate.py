@@ -7,10 +7,11 @@ import pytest
 
 from lumos.config import override
 from lumos.dates import day_number
+from lumos.delta import read
 from lumos.ledger import require
 from lumos.recipes import load
 from lumos.serve.accuracy import auc
-from lumos.tables import read, table_uri
+from lumos.tables import table_uri
 from lumos.train import tracking
 from lumos.verbs import BadInput
 from tests.conftest import RECIPE, World

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from lumos.delta import open_table, predicate, read, replace
 from lumos.ledger import require
 from lumos.recipes import load
 from lumos.serve.manifest import TamperedScores, checksum, read_manifests
 from lumos.serve.publish import publish, read_scores
-from lumos.tables import open_table, predicate, read, replace, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, GateRefused
 from tests.conftest import RECIPE, World
 from tests.serve.lake import contents, enter

@@ -4,9 +4,10 @@ import pytest
 
 from lumos import ledger
 from lumos.config import override
+from lumos.delta import read
 from lumos.recipes import load
 from lumos.serve import registry
-from lumos.tables import read, table_uri
+from lumos.tables import table_uri
 from lumos.verbs import BadInput, GateRefused, TableWritten
 from tests.conftest import RECIPE, World
 from tests.serve.models import alias, crown, register

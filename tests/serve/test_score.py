@@ -12,9 +12,10 @@ import pytest
 from lumos.accio.read import SequenceFile
 from lumos.config import override
 from lumos.dates import day_number
+from lumos.delta import open_table, read
 from lumos.recipes import load
 from lumos.serve.score import pieces
-from lumos.tables import open_table, read, table_uri
+from lumos.tables import table_uri
 from lumos.verbs import BadInput
 from tests.conftest import RECIPE, World
 from tests.serve.lake import DATES, Member, contents, enter, members, write_sequences

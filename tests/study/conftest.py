@@ -11,7 +11,8 @@ import pytest
 
 from lumos import ledger
 from lumos.config import Recipe
-from lumos.tables import replace, table_uri, tables
+from lumos.delta import replace
+from lumos.tables import table_uri, tables
 from lumos.verbs import TableWritten
 from tests.experiment.conftest import Lake, experiment, gym_with
 

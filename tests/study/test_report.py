@@ -5,9 +5,10 @@ from html.parser import HTMLParser
 import pyarrow as pa
 import pytest
 
+from lumos.delta import replace
 from lumos.recipes import load
 from lumos.study import report as report_module
-from lumos.tables import replace, table_uri, tables
+from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput
 from tests.experiment.conftest import experiment, gym_with
 from tests.study.conftest import DATE, DAY, EVIL, Told, activity_rows, effect_row, outcome_rows

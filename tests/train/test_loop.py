@@ -15,8 +15,9 @@ from deltalake import DeltaTable
 
 from lumos import ledger
 from lumos.config import Recipe, override
+from lumos.delta import predicate
 from lumos.settings import Settings
-from lumos.tables import predicate, table_uri
+from lumos.tables import table_uri
 from lumos.train import tracking
 from lumos.train.checkpoint import load
 from lumos.train.loop import train
@@ -66,7 +67,12 @@ class Command:
         verb = ["-m", "lumos", "train", f"--recipe={small.RECIPE}", f"--date={small.AS_OF}"]
         self.process = subprocess.Popen(
             [sys.executable, *launcher, *verb, *changes],
-            env={**os.environ, "LUMOS_HOME": str(at.home), "LUMOS_LAKE": at.lake},
+            env={
+                **os.environ,
+                "LUMOS_HOME": str(at.home),
+                "LUMOS_LAKE": at.lake,
+                "MLFLOW_TRACKING_URI": at.mlflow_uri,
+            },
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
