@@ -119,9 +119,8 @@ def show(told: Told, said: Mapping[str, Any], console: Console) -> None:
     console.print(
         "\nTry next:\n"
         "  make up                                  the Airflow UI, with all of these runs\n"
-        "  .venv/bin/lumos score --help             any verb by hand\n"
-        "  .venv/bin/lumos rollback --date "
-        f"{max(job.date for job in told.jobs)}    back to the previous champion",
+        "  .venv/bin/lumos land --date 2017-12-31   the rest of the year, to trigger or backfill\n"
+        "  .venv/bin/lumos score --help             any verb by hand",
         highlight=False,
     )
 
@@ -152,19 +151,18 @@ def _tasks_table(jobs: Sequence[Job]) -> Table:
 
 
 def metrics_table(metrics: Mapping[str, float | None]) -> Table:
-    """Metrics named ``MODEL/METRIC`` as one row a metric, one column a model."""
+    """Metrics named ``MODEL.METRIC`` or ``MODEL|USERS.METRIC``: a row each, a column a model."""
     models: dict[str, None] = {}
     rows: dict[str, dict[str, float | None]] = {}
     for name, value in metrics.items():
-        model, _, metric = name.partition("/")
-        if not metric:
-            model, metric = "", name
+        segment, _, metric = name.partition(".")
+        model, _, users = segment.partition("|")
         models[model] = None
-        rows.setdefault(metric, {})[model] = value
+        rows.setdefault(f"{metric} ({users})" if users else metric, {})[model] = value
     table = Table(title="Forecasts on days after training, beside baselines", title_justify="left")
     table.add_column("metric")
     for model in models:
-        table.add_column(model or "value", justify="right")
+        table.add_column(model, justify="right")
     for metric, values in rows.items():
         cells = [values.get(model) for model in models]
         table.add_row(metric, *("" if cell is None else f"{cell:.4f}" for cell in cells))

@@ -10,6 +10,7 @@ import pytest
 from demo.processes import PidFile, PortTaken, free_port
 from demo.story import Job, Told
 from demo.summary import facts, longest_chain, metrics_table
+from lumos.serve.evaluate import _summary
 from lumos.settings import REPOSITORY
 
 DAY = dt.date(2017, 12, 10)
@@ -48,11 +49,15 @@ def test_the_days_that_follow_begin_when_the_first_is_published():
 
 
 def test_metrics_stand_beside_those_of_the_baselines():
-    table = metrics_table({"challenger/auc": 0.8, "lightgbm/auc": 0.7, "margin": 0.1})
-    assert [column.header for column in table.columns] == [
-        *("metric", "challenger", "lightgbm", "value")
+    measured = {"visit_3d.auc": 0.8, "primary_loss": 0.7}
+    segments = ("challenger", "challenger|held_out", "lightgbm")
+    table = metrics_table(_summary(dict.fromkeys(segments, measured)))
+    assert [column.header for column in table.columns] == ["metric", "challenger", "lightgbm"]
+    assert [list(column.cells) for column in table.columns] == [
+        ["visit_3d.auc", "primary_loss", "primary_loss (held_out)"],
+        ["0.8000", "0.7000", "0.7000"],
+        ["0.8000", "0.7000", ""],
     ]
-    assert table.row_count == 2
 
 
 def test_a_port_that_is_taken_is_refused_with_the_remedy():
