@@ -35,7 +35,7 @@ _LOG4J = Path(__file__).with_name("log4j2.properties")
 # A job of few rows spends most of its time compiling: Java its classes, Spark its queries. So it
 # takes what starts quickly and runs slower. Two cores: a shop of ten orders 10.5 s, without
 # compiled queries 6.9 s; 120 thousand rows 18 s, without 40 s; 22 million 77 s, with C2 98 s.
-_FEW_ROWS, _MANY_ROWS = 20_000, 50_000_000
+_FEW_ROWS, _MANY_ROWS, _ROWS_A_PARTITION = 20_000, 25_000_000, 2_000_000
 _QUICK_JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 _QUICK_QUERIES = {
     "spark.sql.codegen.wholeStage": "false",
@@ -117,7 +117,9 @@ def local_settings(
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         # Spark's 200 and Delta's 50 are for clusters: locally each is a task with nothing to do.
-        "spark.sql.shuffle.partitions": "4",
+        "spark.sql.shuffle.partitions": str(max(4, num_rows // _ROWS_A_PARTITION)),
+        # Between processes of one machine compressing costs more than it saves.
+        "spark.shuffle.compress": "false",
         "spark.databricks.delta.snapshotPartitions": "2",
         # Spark 4.2 binds `spark.sql(query, args=...)` in its parser, which Delta 4.4.0's parser
         # replaces without doing so: every query with a parameter fails. This is the old way.

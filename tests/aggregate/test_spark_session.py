@@ -81,7 +81,7 @@ def test_settings_say_what_was_asked_and_what_was_prepared(tmp_path):
 
 def test_a_job_compiles_as_much_as_its_rows_are_worth(tmp_path):
     few, some, many = (
-        local_settings(tmp_path, num_rows=rows) for rows in (1_000, 20_000_000, 200_000_000)
+        local_settings(tmp_path, num_rows=rows) for rows in (1_000, 20_000_000, 30_000_000)
     )
     java = "spark.driver.extraJavaOptions"
     assert few["spark.sql.codegen.factoryMode"] == "NO_CODEGEN"
