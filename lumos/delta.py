@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import (
     CommitProperties,
     DeltaTable,
@@ -51,6 +52,19 @@ def read(
         for field in found.schema
     ]
     return found.cast(pa.schema(plain))
+
+
+def count_between(uri: str, column: str, first: dt.date, last: dt.date) -> int:
+    """Rows of the partitions of a date column from ``first`` to ``last``, from the log alone."""
+    table = open_table(uri)
+    if table is None:
+        return 0
+    actions = pa.table(table.get_add_actions(flatten=True))
+    if not actions.num_rows:
+        return 0
+    day = pc.cast(actions[f"partition.{column}"], pa.date32())
+    inside = pc.and_(pc.greater_equal(day, first), pc.less_equal(day, last))
+    return int(pc.sum(actions.filter(inside)["num_records"]).as_py() or 0)
 
 
 def predicate(**values: str | int | dt.date | tuple[dt.date, dt.date] | list[str]) -> str:

@@ -36,7 +36,7 @@ from lumos.config import (
     Variant,
 )
 from lumos.dates import day_number, first_of_window
-from lumos.delta import open_table, predicate, replace
+from lumos.delta import count_between, open_table, predicate, replace
 from lumos.progress import progress
 from lumos.tables import raw_uri
 from lumos.verbs import BadInput, Report, Request, TableWritten
@@ -264,7 +264,10 @@ def land(request: Request) -> Report:
             uri = raw_uri(request.settings, request.recipe, name)
             existing = open_table(uri)
             # An identical landing is left alone, so that versions pinned downstream stay valid.
-            if existing is not None and _landed(uri, first, last) == rows.num_rows:
+            if (
+                existing is not None
+                and count_between(uri, "landed_on", first, last) == rows.num_rows
+            ):
                 version = existing.version()
             else:
                 version = replace(
@@ -278,16 +281,6 @@ def land(request: Request) -> Report:
     return request.report(
         tables=tuple(written), details={"first_day": str(first), "last_day": str(last)}
     )
-
-
-def _landed(uri: str, first: dt.date, last: dt.date) -> int:
-    table = open_table(uri)
-    if table is None:
-        return 0
-    actions = pa.table(table.get_add_actions(flatten=True))
-    day = pc.cast(actions["partition.landed_on"], pa.date32())
-    inside = pc.and_(pc.greater_equal(day, first), pc.less_equal(day, last))
-    return int(pc.sum(actions.filter(inside)["num_records"]).as_py() or 0)
 
 
 def _read(name: str) -> pa.Table:

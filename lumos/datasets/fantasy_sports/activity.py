@@ -1,0 +1,183 @@
+"""What a block of users does: whether each is active on each day, and how much of what.
+
+A user's days are independent given the hidden traits and spells, so the true probability of
+activity is at hand for every user and day, also under another calendar or another offer.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lumos.datasets.fantasy_sports import effects
+from lumos.datasets.fantasy_sports.context import context_of
+from lumos.datasets.fantasy_sports.users import Users
+from lumos.datasets.fantasy_sports.world import ACTIVITY, AMOUNTS, BLOCK_USERS, World
+
+BINARY_COLUMNS = ("active", "joined", "deposited")
+CONTINUOUS_COLUMNS = (
+    "num_sessions", "session_minutes", "num_contests", "num_lineups", "entry_fees", "bonus",
+    "winnings", "num_deposits", "deposits", "withdrawals",
+)  # fmt: skip
+ACTIVITY_COLUMNS = (*BINARY_COLUMNS, *CONTINUOUS_COLUMNS)
+# Limits of the platform, a day; they also bound what the raw logs of a day can hold.
+MAX_SESSIONS, MAX_MINUTES, MAX_CONTESTS, MAX_AMOUNT = 50, 1_000, 500, 1_000_000
+
+_RAMP, _RAMP_DAYS, _RAMP_ENDS = -1.2, 20.0, 100  # log-odds on the first day, and its decline
+_ASLEEP = -6.0  # a dormant user is active about once in a thousand days
+MEAN_SESSIONS, MEAN_MINUTES, MEAN_CONTESTS = 1.2, 14.0, 1.6
+MEAN_DEPOSITS, MEAN_FEE, MEAN_DEPOSIT, MEAN_WITHDRAWAL = 0.15, 18.0, 120.0, 400.0
+LEAST_DEPOSIT, LEAST_WITHDRAWAL = 10, 50
+BONUS_SHARE, OFFER_BONUS_SHARE = 0.04, 0.12  # of the fees, paid by the platform
+_WIN_SHARE, _MEAN_WIN = 0.3, 2.5  # three entries in ten win; a quarter of all fees is kept
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Active days of a block of users, as the loader holds them.
+
+    Attributes:
+        days: int32 day numbers, ascending within a user, shape (nnz,).
+        values: float32 :data:`ACTIVITY_COLUMNS`, whole numbers all, shape (nnz, 13).
+        splits: int64; user i owns rows ``splits[i]:splits[i + 1]``, shape (N + 1,).
+    """
+
+    days: np.ndarray
+    values: np.ndarray
+    splits: np.ndarray
+
+    @property
+    def owner(self) -> np.ndarray:
+        """The user of each row, as its place in the block."""
+        return np.repeat(np.arange(len(self.splits) - 1), np.diff(self.splits))
+
+
+def probability(
+    world: World,
+    users: Users,
+    *,
+    events: np.ndarray | None = None,
+    offered: np.ndarray | None = None,
+) -> np.ndarray:
+    """P(active) of each user on each of the world's days, 0 before registration.
+
+    Args:
+        world: The world.
+        users: A block of its users.
+        events: Another calendar than the one that came, shape (num_days, 32).
+        offered: Whether each user gets the offer, shape (N,); by default as randomised.
+
+    Returns:
+        float32 of shape (N, num_days).
+    """
+    if events is None:
+        events = context_of(world).as_it_came
+    if offered is None:
+        offered = effects.is_offered(users.user_id)
+    since = users.registered - world.first
+    slope = (users.decline / 365).astype(np.float32)
+    # The decline is linear in the day, so it rides in the same product as the interests.
+    by_user = np.column_stack([users.liking, users.keenness + slope * since, -slope])
+    everyday = np.column_stack(
+        [effects.interest_signals(events), np.ones(world.num_days), np.arange(world.num_days)]
+    )
+    logit = by_user.astype(np.float32) @ everyday.astype(np.float32).T
+    logit += effects.common_pull(world, events)
+    _add_ramp(logit, since)
+    logit[_is_asleep(world, users)] += _ASLEEP
+    offer = (effects.OFFER_PULL * users.response * offered).astype(np.float32)
+    logit[:, effects.offer_days(world)] += offer[:, None]
+    np.negative(logit, out=logit)
+    np.exp(logit, out=logit)
+    logit += 1
+    np.reciprocal(logit, out=logit)
+    logit[np.arange(world.num_days) < since[:, None]] = 0
+    return logit
+
+
+def _add_ramp(logit: np.ndarray, since: np.ndarray) -> None:
+    """A newcomer has to find out first: the log-odds rise over the first weeks."""
+    num_users, num_days = logit.shape
+    age = np.arange(_RAMP_ENDS)
+    ramp = np.broadcast_to(_RAMP * np.exp(-age / _RAMP_DAYS), (num_users, _RAMP_ENDS))
+    day = since[:, None] + age
+    user = np.broadcast_to(np.arange(num_users)[:, None], day.shape)
+    inside = day < num_days
+    logit[user[inside], day[inside]] += ramp[inside]
+
+
+def _is_asleep(world: World, users: Users) -> np.ndarray:
+    """Whether each user is dormant on each day, bool of shape (N, num_days)."""
+    change = np.zeros((len(users), world.num_days + 1), np.int8)
+    user = np.broadcast_to(np.arange(len(users))[:, None], users.asleep_from.shape)
+    for days, step in ((users.asleep_from, 1), (users.asleep_to, -1)):
+        np.add.at(change, (user, (days - world.first).clip(0, world.num_days)), step)
+    return np.cumsum(change[:, :-1], axis=1, dtype=np.int8) > 0
+
+
+def activity_of(world: World, users: Users) -> Activity:
+    """All active days of a block of users, with their 13 columns."""
+    block = int(users.number[0]) // BLOCK_USERS
+    # Drawn for a whole block, so that a short last block holds the users that a full one would.
+    drawn = world.chance(ACTIVITY, block).random((BLOCK_USERS, world.num_days), np.float32)
+    is_active = drawn[: len(users)] < probability(world, users)
+    splits = np.concatenate([[0], np.cumsum(is_active.sum(axis=1))]).astype(np.int64)
+    owner, day = np.nonzero(is_active)
+    values = _values(world, users, owner, day)
+    return Activity((day + world.first).astype(np.int32), values, splits)
+
+
+def _values(world: World, users: Users, owner: np.ndarray, day: np.ndarray) -> np.ndarray:
+    """The columns of active days, in the order of :data:`ACTIVITY_COLUMNS`."""
+    chance = world.chance(AMOUNTS, int(users.number[0]) // BLOCK_USERS)
+    events = context_of(world).as_it_came
+    during = np.zeros(world.num_days, bool)
+    during[effects.offer_days(world)] = True
+    offered = effects.is_offered(users.user_id)[owner] & during[day]
+    busy, stake = np.exp(users.busy)[owner], np.exp(users.stake)[owner]
+    lift = np.exp(effects.lift(events)[day] + effects.OFFER_LIFT * offered)
+    anything_on = events[day, 0] > 0
+    joined = chance.random(len(day)) < np.where(anything_on, 0.72, 0.35)
+    paid_in = chance.random(len(day)) < 0.06 + 0.1 * joined + 0.06 * offered
+    sessions = 1 + _whole(chance, MEAN_SESSIONS * busy, 0.6, MAX_SESSIONS - 1)
+    minutes = sessions + _whole(chance, MEAN_MINUTES * busy * lift, 0.7, MAX_MINUTES)
+    contests = joined * (1 + _whole(chance, MEAN_CONTESTS * busy * lift, 0.9, MAX_CONTESTS - 1))
+    lineups = joined + _whole(chance, 0.3 * (contests - joined), 0.0, MAX_CONTESTS)
+    fees = _whole(chance, MEAN_FEE * stake * contests, 0.5, MAX_AMOUNT)
+    share = np.where(offered, OFFER_BONUS_SHARE, BONUS_SHARE)
+    bonus = _whole(chance, share * fees, 0.0, MAX_AMOUNT)
+    has_won = chance.random(len(day)) < _WIN_SHARE
+    winnings = _whole(chance, has_won * _MEAN_WIN * fees, 0.8, MAX_AMOUNT)
+    payments = paid_in * (1 + _whole(chance, np.full(len(day), MEAN_DEPOSITS), 0.0, 9))
+    extra = _whole(chance, paid_in * MEAN_DEPOSIT * stake * lift, 0.8, MAX_AMOUNT)
+    takes_out = chance.random(len(day)) < 0.04
+    out = _whole(chance, takes_out * MEAN_WITHDRAWAL * stake, 0.8, MAX_AMOUNT)
+    return np.column_stack(
+        [
+            np.ones(len(day)),
+            joined,
+            paid_in,
+            sessions,
+            minutes,
+            contests,
+            lineups,
+            fees,
+            bonus,
+            winnings,
+            payments,
+            payments * LEAST_DEPOSIT + extra,
+            takes_out * LEAST_WITHDRAWAL + out,
+        ]
+    ).astype(np.float32)
+
+
+def _whole(chance: np.random.Generator, mean: np.ndarray, spread: float, most: float) -> np.ndarray:
+    """Whole numbers of a given mean, log-normally spread: rounded up or down by chance.
+
+    Money is in whole rupees and time in whole minutes, so that every sum is exact.
+    """
+    drawn = mean
+    if spread:
+        noise = chance.standard_normal(len(mean), np.float32) * spread - spread**2 / 2
+        drawn = mean * np.exp(noise)
+    found: np.ndarray = np.floor(drawn + chance.random(len(mean), np.float32)).clip(max=most)
+    return found
