@@ -22,6 +22,8 @@ FOUR_YEARS = World(4 * BLOCK_USERS)
 # Long enough for a season, a world cup and the offer, and quick to make.
 SHORT = World(40 * BLOCK_USERS, first_day=dt.date(2024, 3, 1), last_day=dt.date(2024, 11, 10))
 
+RECIPE = recipe()
+
 Block = tuple[Users, Activity]
 
 
@@ -90,7 +92,7 @@ def test_nobody_is_active_before_registering_or_outside_the_world(blocks: list[B
 def test_every_column_is_of_its_declared_kind_and_at_least_its_minimum(
     blocks: list[Block],
 ) -> None:
-    declared = recipe().activity
+    declared = RECIPE.activity
     values = np.concatenate([activity.values for _, activity in blocks])
     assert [column.name for column in declared] == list(ACTIVITY_COLUMNS)
     for number, column in enumerate(declared):
@@ -110,10 +112,9 @@ def test_every_column_is_of_its_declared_kind_and_at_least_its_minimum(
 
 
 def test_the_recipe_has_the_published_numbers_of_columns() -> None:
-    made_recipe = recipe()
-    assert (len(made_recipe.binary), len(made_recipe.continuous)) == (3, 10)
-    assert (len(made_recipe.events), len(made_recipe.static)) == (32, 9)
-    assert (made_recipe.history_days, made_recipe.horizon_days) == (360, 7)
+    assert (len(RECIPE.binary), len(RECIPE.continuous)) == (3, 10)
+    assert (len(RECIPE.events), len(RECIPE.static)) == (32, 9)
+    assert (RECIPE.history_days, RECIPE.horizon_days) == (360, 7)
 
 
 @functools.cache
@@ -144,13 +145,13 @@ def test_nothing_of_a_fixture_is_known_before_it_is_announced() -> None:
 
 def calendar_of(world: World) -> EventCalendar:
     context = context_of(world)
-    calendar = EventCalendar(recipe(), context.day, context.known_on, context.values)
+    calendar = EventCalendar(RECIPE, context.day, context.known_on, context.values)
     calendar.window(world.first, world.first - 800, world.num_days + 1600)  # computed once
     return calendar
 
 
 def matches_known(calendar: EventCalendar, as_of: int, day: int) -> dict[str, float]:
-    row = calendar.window(as_of, day, 1)[0, len(recipe().calendar) :]
+    row = calendar.window(as_of, day, 1)[0, len(RECIPE.calendar) :]
     return dict(zip(EVENT_COLUMNS, row, strict=True))
 
 
@@ -296,7 +297,7 @@ def test_the_estimated_effect_of_the_offer_lies_by_the_true_one() -> None:
 
 
 def test_the_offer_goes_to_whom_the_platform_says() -> None:
-    (experiment,) = recipe().experiments
+    (experiment,) = RECIPE.experiments
     ids = user_ids(np.arange(500))
     variants = variant_of([name.decode() for name in ids], experiment)
     np.testing.assert_array_equal(variants == "target", effects.is_offered(ids))

@@ -81,7 +81,8 @@ def _running_sums(day: np.ndarray, news: np.ndarray) -> np.ndarray:
     total = np.cumsum(news, axis=0)
     starts = np.flatnonzero(np.diff(day, prepend=day[0] - 1))
     before = total[starts] - news[starts]
-    return total - np.repeat(before, np.diff(np.append(starts, len(day))), axis=0)
+    sizes = np.diff(np.append(starts, len(day)))
+    return np.asarray(total - np.repeat(before, sizes, axis=0))
 
 
 def _changes(notices: Iterable[Notice]) -> Iterable[tuple[int, int, np.ndarray]]:

@@ -63,7 +63,7 @@ def interest_signals(events: np.ndarray) -> np.ndarray:
 
 def common_pull(world: World, events: np.ndarray) -> np.ndarray:
     """Log-odds that the world's days add for everyone, shape (num_days,)."""
-    return _pull_of_free_days(world) + events @ _weights(COMMON_PULLS)
+    return np.asarray(_pull_of_free_days(world) + events @ _weights(COMMON_PULLS))
 
 
 @functools.lru_cache(maxsize=4)
@@ -71,12 +71,13 @@ def _pull_of_free_days(world: World) -> np.ndarray:
     free = calendar_columns(
         ("saturday", "sunday", "holiday"), world.first_day, world.num_days, COUNTRY
     )
-    return free @ np.array([WEEKEND_PULL, WEEKEND_PULL, HOLIDAY_PULL], np.float32)
+    weights = np.array([WEEKEND_PULL, WEEKEND_PULL, HOLIDAY_PULL], np.float32)
+    return np.asarray(free @ weights)
 
 
 def lift(events: np.ndarray) -> np.ndarray:
     """What the calendar adds to the logarithm of mean amounts, shape (D,)."""
-    return events @ _weights(LIFTS)
+    return np.asarray(events @ _weights(LIFTS))
 
 
 def _weights(by_column: dict[str, float]) -> np.ndarray:

@@ -18,8 +18,9 @@ from lumos.verbs import BadInput, Report, Request, TableWritten
 
 # More users would not fit into memory as raw rows; the contract tables have no such limit.
 MAX_LANDED_USERS = 50_000
-# Before a world's first day only announcements land.
-_ANNOUNCED_DAYS_BEFORE = 365
+# Before a world's first day only announcements land: of the year before, so that the first
+# histories have a calendar too, and of what was announced ahead of that.
+_ANNOUNCED_DAYS_BEFORE = 900
 
 
 def land(request: Request) -> Report:

@@ -66,7 +66,7 @@ class _Parts:
     def share(self, total: np.ndarray) -> np.ndarray:
         """Each part's share of its day's total, whole numbers that differ by at most one."""
         whole, rest = np.divmod(total[self.row], self.count)
-        return whole + (self.place < rest)
+        return np.asarray(whole + (self.place < rest))
 
 
 def _who_and_when(

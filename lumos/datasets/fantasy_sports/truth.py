@@ -57,4 +57,5 @@ def event_effect(world: World, users: Users, columns: Collection[str]) -> np.nda
     """
     events = context_of(world).as_it_came.copy()
     events[:, [COLUMN[name] for name in columns]] = 0
-    return probability(world, users) - probability(world, users, events=events)
+    would_be = probability(world, users, events=events)
+    return np.asarray(probability(world, users) - would_be)

@@ -7,6 +7,7 @@ their own that only a user's history shows.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -110,7 +111,8 @@ def _registrations(world: World, chance: np.random.Generator) -> np.ndarray:
     league = came[:, COLUMN["num_league"]] > 0
     cup = came[:, COLUMN["num_world_cup"]] > 0
     upto = np.cumsum(1 + 1.0 * league + 0.6 * cup)
-    return world.first + np.searchsorted(upto, chance.random(BLOCK_USERS) * upto[-1], "right")
+    drawn = chance.random(BLOCK_USERS) * upto[-1]
+    return np.asarray(world.first + np.searchsorted(upto, drawn, "right"))
 
 
 def _static(chance: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -138,7 +140,7 @@ def _left_out(chance: np.random.Generator, static: dict[str, np.ndarray]) -> Non
     static["age_at_registration"][chance.random(BLOCK_USERS) < 0.05] = np.nan
 
 
-def _chosen(chance: np.random.Generator, shares: Mapping[str, float]) -> np.ndarray:
+def _chosen(chance: np.random.Generator, shares: Mapping[Any, float]) -> np.ndarray:
     names = np.array([*shares], object)
     return names[chance.choice(len(names), BLOCK_USERS, p=[*shares.values()])]
 
