@@ -145,7 +145,10 @@ def test_the_calendar_is_all_of_it_unless_a_recipe_chooses():
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("complete_jorney", "shipped are complete_journey; your own is named package"),
+        (
+            "complete_jorney",
+            "shipped are complete_journey, fantasy_sports; your own is named package",
+        ),
         ("", "is unknown"),
         ("os.system", "is unknown"),
         ("no_such_package.module:recipe", "no module 'no_such_package'"),

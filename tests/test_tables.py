@@ -109,7 +109,7 @@ def test_writers_that_race_to_create_a_table_lose_nothing(tmp_path):
         assert [name for name, _, _ in contents(uri)] == names
 
 
-@pytest.mark.parametrize("name", ["complete_journey", RECIPE])
+@pytest.mark.parametrize("name", ["complete_journey", "fantasy_sports", RECIPE])
 def test_a_declaration_has_the_same_columns_for_spark_and_for_arrow(name):
     recipe = load(name)
     for table in tables(recipe).values():

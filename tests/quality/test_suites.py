@@ -11,7 +11,7 @@ from lumos.tables import tables
 from tests.conftest import RECIPE
 
 DATE = dt.date(2024, 5, 10)
-RECIPES = ["complete_journey", RECIPE, "gym_world.recipe:recipe_without_events"]
+RECIPES = ["complete_journey", "fantasy_sports", RECIPE, "gym_world.recipe:recipe_without_events"]
 CHECKED = ("activity", "event_context", "users")
 
 

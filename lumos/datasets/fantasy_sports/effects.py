@@ -27,13 +27,13 @@ PULLS = {
 }  # fmt: skip
 # Log-odds for all users alike, for each unit of an event column.
 COMMON_PULLS = {
-    "num_evening": 0.05, "num_openers": 0.2, "num_knockouts": 0.15, "num_finals": 0.5,
+    "num_evening": 0.05, "num_openers": 0.2, "num_knockouts": 0.15, "num_finals": 0.3,
     "num_free_to_air": 0.15, "num_league": 0.25, "num_world_cup": 0.15, "num_overseas": -0.2,
     "prize_pool": 0.01,
 }  # fmt: skip
 WEEKEND_PULL, HOLIDAY_PULL = 0.2, 0.15
 # Log of minutes, contests and deposits, for each unit of an event column.
-LIFTS = {"num_knockouts": 0.1, "num_finals": 0.35, "prize_pool": 0.01}
+LIFTS = {"num_knockouts": 0.1, "num_finals": 0.25, "prize_pool": 0.01}
 # What an offer does, on each day of its experiment, to a user of average response.
 OFFER_PULL, OFFER_LIFT = 0.3, 0.1
 OFFER_NAME, OFFER_START, OFFER_DAYS = "bonus_offer", dt.date(2024, 10, 7), 28
