@@ -47,12 +47,12 @@ def assert_same(left: Block, right: Block, size: int) -> None:
         np.testing.assert_array_equal(left[0].static[name][:size], right[0].static[name][:size])
     np.testing.assert_array_equal(left[1].splits[: size + 1], right[1].splits[: size + 1])
     np.testing.assert_array_equal(left[1].days[:rows], right[1].days[:rows])
+    np.testing.assert_array_equal(left[1].values[:rows], right[1].values[:rows])
 
 
 def test_a_block_made_alone_is_the_block_of_the_whole_world(blocks: list[Block]) -> None:
     alone = made(FOUR_YEARS, 2)
     assert_same(blocks[2], alone, BLOCK_USERS)
-    np.testing.assert_array_equal(blocks[2][1].values, alone[1].values)
 
 
 def test_a_larger_world_begins_with_the_users_of_a_smaller_one(blocks: list[Block]) -> None:
@@ -322,7 +322,7 @@ def test_a_block_takes_bounded_memory_whatever_the_size_of_the_world() -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 100e6
+    assert peak < 60e6
 
 
 def test_a_world_that_cannot_be_is_refused() -> None:

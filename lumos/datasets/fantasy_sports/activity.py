@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumos.datasets.fantasy_sports import effects
-from lumos.datasets.fantasy_sports.context import context_of
-from lumos.datasets.fantasy_sports.users import Users
+from lumos.datasets.fantasy_sports.context import COLUMN, context_of
+from lumos.datasets.fantasy_sports.users import Users, whole_block
 from lumos.datasets.fantasy_sports.world import ACTIVITY, AMOUNTS, BLOCK_USERS, World
 
 BINARY_COLUMNS = ("active", "joined", "deposited")
@@ -28,6 +28,9 @@ MEAN_SESSIONS, MEAN_MINUTES, MEAN_CONTESTS = 1.2, 14.0, 1.6
 MEAN_DEPOSITS, MEAN_FEE, MEAN_DEPOSIT, MEAN_WITHDRAWAL = 0.15, 18.0, 120.0, 400.0
 LEAST_DEPOSIT, LEAST_WITHDRAWAL = 10, 50
 BONUS_SHARE, OFFER_BONUS_SHARE = 0.04, 0.12  # of the fees, paid by the platform
+# Shares of active days.
+_JOIN_SHARE, _JOIN_SHARE_NOTHING_ON, _WITHDRAWAL_SHARE = 0.72, 0.35, 0.04
+_DEPOSIT_SHARE, _JOINED_DEPOSIT_SHARE, OFFER_DEPOSIT_SHARE = 0.06, 0.1, 0.06
 _WIN_SHARE, _MEAN_WIN = 0.3, 2.5  # three entries in ten win; a quarter of all fees is kept
 
 
@@ -117,13 +120,14 @@ def _is_asleep(world: World, users: Users) -> np.ndarray:
 def activity_of(world: World, users: Users) -> Activity:
     """All active days of a block of users, with their 13 columns."""
     block = int(users.number[0]) // BLOCK_USERS
-    # Drawn for a whole block, so that a short last block holds the users that a full one would.
+    # A short last block is played whole, so that its users do what they do in a larger world.
+    whole = users if len(users) == BLOCK_USERS else whole_block(world, block)
     drawn = world.chance(ACTIVITY, block).random((BLOCK_USERS, world.num_days), np.float32)
-    is_active = drawn[: len(users)] < probability(world, users)
-    splits = np.concatenate([[0], np.cumsum(is_active.sum(axis=1))]).astype(np.int64)
-    owner, day = np.nonzero(is_active)
-    values = _values(world, users, owner, day)
-    return Activity((day + world.first).astype(np.int32), values, splits)
+    owner, day = np.nonzero(drawn < probability(world, whole))
+    values = _values(world, whole, owner, day)
+    splits = np.searchsorted(owner, np.arange(len(users) + 1))
+    days = (day[: splits[-1]] + world.first).astype(np.int32)
+    return Activity(days, values[: splits[-1]], splits)
 
 
 def _values(world: World, users: Users, owner: np.ndarray, day: np.ndarray) -> np.ndarray:
@@ -135,39 +139,50 @@ def _values(world: World, users: Users, owner: np.ndarray, day: np.ndarray) -> n
     offered = effects.is_offered(users.user_id)[owner] & during[day]
     busy, stake = np.exp(users.busy)[owner], np.exp(users.stake)[owner]
     lift = np.exp(effects.lift(events)[day] + effects.OFFER_LIFT * offered)
-    anything_on = events[day, 0] > 0
-    joined = chance.random(len(day)) < np.where(anything_on, 0.72, 0.35)
-    paid_in = chance.random(len(day)) < 0.06 + 0.1 * joined + 0.06 * offered
+    is_on = events[day, COLUMN["num_matches"]] > 0
+    joined = chance.random(len(day)) < np.where(is_on, _JOIN_SHARE, _JOIN_SHARE_NOTHING_ON)
     sessions = 1 + _whole(chance, MEAN_SESSIONS * busy, 0.6, MAX_SESSIONS - 1)
-    minutes = sessions + _whole(chance, MEAN_MINUTES * busy * lift, 0.7, MAX_MINUTES)
     contests = joined * (1 + _whole(chance, MEAN_CONTESTS * busy * lift, 0.9, MAX_CONTESTS - 1))
-    lineups = joined + _whole(chance, 0.3 * (contests - joined), 0.0, MAX_CONTESTS)
+    columns = {
+        "active": np.ones(len(day)),
+        "joined": joined,
+        "num_sessions": sessions,
+        "session_minutes": sessions + _whole(chance, MEAN_MINUTES * busy * lift, 0.7, MAX_MINUTES),
+        "num_contests": contests,
+        "num_lineups": joined + _whole(chance, 0.3 * (contests - joined), 0.0, MAX_CONTESTS),
+        **_money(chance, contests, stake, lift, offered),
+    }
+    return np.column_stack([columns[name] for name in ACTIVITY_COLUMNS]).astype(np.float32)
+
+
+def _money(
+    chance: np.random.Generator,
+    contests: np.ndarray,
+    stake: np.ndarray,
+    lift: np.ndarray,
+    offered: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """What the contests of active days cost and bring, and what goes in and out of the wallet."""
+    size = len(contests)
     fees = _whole(chance, MEAN_FEE * stake * contests, 0.5, MAX_AMOUNT)
-    share = np.where(offered, OFFER_BONUS_SHARE, BONUS_SHARE)
-    bonus = _whole(chance, share * fees, 0.0, MAX_AMOUNT)
-    has_won = chance.random(len(day)) < _WIN_SHARE
-    winnings = _whole(chance, has_won * _MEAN_WIN * fees, 0.8, MAX_AMOUNT)
-    payments = paid_in * (1 + _whole(chance, np.full(len(day), MEAN_DEPOSITS), 0.0, 9))
-    extra = _whole(chance, paid_in * MEAN_DEPOSIT * stake * lift, 0.8, MAX_AMOUNT)
-    takes_out = chance.random(len(day)) < 0.04
-    out = _whole(chance, takes_out * MEAN_WITHDRAWAL * stake, 0.8, MAX_AMOUNT)
-    return np.column_stack(
-        [
-            np.ones(len(day)),
-            joined,
-            paid_in,
-            sessions,
-            minutes,
-            contests,
-            lineups,
-            fees,
-            bonus,
-            winnings,
-            payments,
-            payments * LEAST_DEPOSIT + extra,
-            takes_out * LEAST_WITHDRAWAL + out,
-        ]
-    ).astype(np.float32)
+    bonus_share = np.where(offered, OFFER_BONUS_SHARE, BONUS_SHARE)
+    wins = chance.random(size) < _WIN_SHARE
+    pays_in = chance.random(size) < (
+        _DEPOSIT_SHARE + _JOINED_DEPOSIT_SHARE * (contests > 0) + OFFER_DEPOSIT_SHARE * offered
+    )
+    payments = pays_in * (1 + _whole(chance, np.full(size, MEAN_DEPOSITS), 0.0, 9))
+    paid = _whole(chance, pays_in * MEAN_DEPOSIT * stake * lift, 0.8, MAX_AMOUNT)
+    takes = chance.random(size) < _WITHDRAWAL_SHARE
+    taken = _whole(chance, takes * MEAN_WITHDRAWAL * stake, 0.8, MAX_AMOUNT)
+    return {
+        "deposited": pays_in,
+        "entry_fees": fees,
+        "bonus": _whole(chance, bonus_share * fees, 0.0, MAX_AMOUNT),
+        "winnings": _whole(chance, wins * _MEAN_WIN * fees, 0.8, MAX_AMOUNT),
+        "num_deposits": payments,
+        "deposits": payments * LEAST_DEPOSIT + paid,
+        "withdrawals": takes * LEAST_WITHDRAWAL + taken,
+    }
 
 
 def _whole(chance: np.random.Generator, mean: np.ndarray, spread: float, most: float) -> np.ndarray:

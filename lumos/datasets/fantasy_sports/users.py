@@ -7,7 +7,7 @@ their own that only a user's history shows.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -34,6 +34,7 @@ STATIC_COLUMNS = (
 _KEENER = {"organic": 0.25, "referral": 0.3, "social_advert": -0.35, "tv_advert": -0.1}
 _RICHER = {"tier_1": 0.35, "tier_2": 0.0, "tier_3": -0.25, "android_budget": -0.25,
            "android_premium": 0.15, "ios": 0.6}  # fmt: skip
+_KEENNESS = -2.25  # so that about a tenth of all days are active
 _MAX_SPELLS = 8
 _FOR_GOOD = 0.15  # share of the absences from which a user never returns
 
@@ -73,10 +74,21 @@ class Users:
     def __len__(self) -> int:
         return len(self.number)
 
+    def first(self, size: int) -> Self:
+        """The first users of the block."""
+        cut = {name: values[:size] for name, values in vars(self).items() if name != "static"}
+        static = {name: values[:size] for name, values in self.static.items()}
+        return type(self)(static=static, **cut)
+
 
 def users_of(world: World, block: int) -> Users:
-    """The users of one block."""
-    number = world.numbers(block)
+    """The users of one block of a world."""
+    return whole_block(world, block).first(len(world.numbers(block)))
+
+
+def whole_block(world: World, block: int) -> Users:
+    """The users of a block, also those that only a larger world has."""
+    number = block * BLOCK_USERS + np.arange(BLOCK_USERS)
     chance = world.chance(PEOPLE, block)
     registered = _registrations(world, chance)
     static, favourite = _static(chance)
@@ -85,23 +97,19 @@ def users_of(world: World, block: int) -> Users:
     richer = _looked_up(static["city_tier"], _RICHER) + _looked_up(static["device"], _RICHER)
     liking = _liking(chance, favourite, static["age_at_registration"])
     _left_out(chance, static)
-    size = len(number)
-    drawn = {
-        "registered": registered,
-        "liking": liking,
-        "keenness": -2.25 + _looked_up(static["channel"], _KEENER) + 1.1 * normal[0],
-        "decline": chance.exponential(0.3, BLOCK_USERS),
-        "asleep_from": asleep_from,
-        "asleep_to": asleep_to,
-        "response": chance.exponential(1.0, BLOCK_USERS),
-        "stake": richer + 0.8 * normal[1],
-        "busy": 0.2 * normal[0] + 0.4 * normal[2],
-    }
     return Users(
         number=number,
         user_id=user_ids(number),
-        static={name: values[:size] for name, values in static.items()},
-        **{name: values[:size] for name, values in drawn.items()},
+        registered=registered,
+        static=static,
+        liking=liking,
+        keenness=_KEENNESS + _looked_up(static["channel"], _KEENER) + 1.1 * normal[0],
+        decline=chance.exponential(0.3, BLOCK_USERS),
+        asleep_from=asleep_from,
+        asleep_to=asleep_to,
+        response=chance.exponential(1.0, BLOCK_USERS),
+        stake=richer + 0.8 * normal[1],
+        busy=0.2 * normal[0] + 0.4 * normal[2],
     )
 
 
