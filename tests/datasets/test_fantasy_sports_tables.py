@@ -117,13 +117,16 @@ def test_landing_again_writes_nothing_and_a_part_of_the_days_changes_nothing(lan
     assert {table.table: table.version for table in again.tables} == before
 
 
-def test_a_world_too_large_for_raw_logs_or_not_begun_is_refused(landed: Lake) -> None:
+def test_a_world_too_large_not_begun_or_unlike_the_one_landed_is_refused(landed: Lake) -> None:
     with pytest.raises(BadInput, match=r"too many for raw logs, at most 50,000"):
         landed.run("land", recipe=named(1_000_000))
     with pytest.raises(BadInput, match="this world begins on 2021-01-01"):
         landed.run("land", recipe=named(300), date=dt.date(2020, 12, 31))
     with pytest.raises(BadInput, match="num_users=0 is not from 1"):
         landed.run("land", recipe=named(0))
+    other = override(named(FEW.num_users), {"sql_parameters.seed": 1})
+    with pytest.raises(BadInput, match="holds another world than World.*move that folder away"):
+        landed.run("land", recipe=other)
 
 
 def test_sequences_hold_each_user_once_in_order_with_all_its_days(written: Settings) -> None:
@@ -187,16 +190,18 @@ def test_a_killed_writer_goes_on_where_it_stopped_and_writes_the_same(
         assert rows(cut, recipe, name).equals(rows(whole, recipe, name)), name
 
 
-def test_the_rows_do_not_depend_on_how_the_users_are_dealt_to_shards(
+def test_the_rows_do_not_depend_on_shards_or_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = named(SMALL.num_users)
     found = []
-    for size in (1, 16):
+    for size, processes in ((1, 1), (16, 2)):
         monkeypatch.setattr(shards, "SHARD_BLOCKS", size)
         settings = Settings.from_environment({"LUMOS_HOME": str(tmp_path / str(size))})
         names = ("event_context", "sequences")
-        write_tables(settings, recipe, SMALL, scratch=tmp_path / "scratch", names=names)
+        write_tables(
+            settings, recipe, SMALL, scratch=tmp_path / "scratch", names=names, processes=processes
+        )
         found.append(rows(settings, recipe, "sequences"))
     assert found[0].equals(found[1])
     assert found[0].num_rows == SMALL.num_users

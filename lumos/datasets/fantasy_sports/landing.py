@@ -1,9 +1,11 @@
 """The verb ``land`` for this dataset: write the raw logs as the platform would, day by day."""
 
 import datetime as dt
+import hashlib
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import Transaction
 
 from lumos.datasets.fantasy_sports.activity import activity_of
 from lumos.datasets.fantasy_sports.platform import world_of
@@ -21,6 +23,7 @@ MAX_LANDED_USERS = 50_000
 # Before a world's first day only announcements land: of the year before, so that the first
 # histories have a calendar too, and of what was announced ahead of that.
 _ANNOUNCED_DAYS_BEFORE = 900
+_MARK = "world"  # which world a raw table holds, in its Delta log
 
 
 def land(request: Request) -> Report:
@@ -34,11 +37,12 @@ def land(request: Request) -> Report:
     start = world.first_day - dt.timedelta(days=_ANNOUNCED_DAYS_BEFORE)
     days = request.options["days"]
     first = max(first_of_window(last, days), start) if days else start
+    _refuse_another_world(request, world)
     written = []
     tables = _landed(request, world, first, last)
     with progress("landing", len(tables)) as advance:
         for name, rows in tables.items():
-            written.append(_write(request, name, rows, (first, last)))
+            written.append(_write(request, world, name, rows, (first, last)))
             advance(note=name)
     return request.report(
         tables=tuple(written),
@@ -86,7 +90,7 @@ def _within(rows: pa.Table, first: dt.date, last: dt.date) -> pa.Table:
 
 
 def _write(
-    request: Request, name: str, rows: pa.Table, window: tuple[dt.date, dt.date]
+    request: Request, world: World, name: str, rows: pa.Table, window: tuple[dt.date, dt.date]
 ) -> TableWritten:
     uri = raw_uri(request.settings, request.recipe, name)
     existing = open_table(uri)
@@ -94,5 +98,31 @@ def _write(
     if existing is not None and count_between(uri, "landed_on", *window) == rows.num_rows:
         version = existing.version()
     else:
-        version = replace(uri, rows, where=predicate(landed_on=window), partition=("landed_on",))
+        version = replace(
+            uri,
+            rows,
+            where=predicate(landed_on=window),
+            partition=("landed_on",),
+            transaction=Transaction(_MARK, _number(world)),
+        )
     return TableWritten(table=f"raw.{name}", version=version, rows=rows.num_rows)
+
+
+def _refuse_another_world(request: Request, world: World) -> None:
+    """Rows of two worlds in one table would be those of none."""
+    for raw in request.recipe.raw:
+        uri = raw_uri(request.settings, request.recipe, raw.name)
+        table = open_table(uri)
+        # A landing that was killed may have made a table and written nothing into it.
+        found = table.transaction_version(_MARK) if table is not None else None
+        if found is not None and found != _number(world):
+            msg = (
+                f"{uri} holds another world than {world}; move that folder away, or land in "
+                "another lake (LUMOS_LAKE)"
+            )
+            raise BadInput(msg)
+
+
+def _number(world: World) -> int:
+    """One number for one world."""
+    return int(hashlib.sha256(repr(world).encode()).hexdigest()[:15], 16)

@@ -9,10 +9,14 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +29,6 @@ from lumos import ledger
 from lumos.config import Recipe
 from lumos.datasets.fantasy_sports.context import EVENT_COLUMNS, context_of
 from lumos.datasets.fantasy_sports.shards import (
-    Shard,
     activity_rows,
     file_schema,
     num_shards,
@@ -42,6 +45,7 @@ from lumos.tables import table_uri, tables
 from lumos.verbs import Report, Request, TableWritten
 
 TABLES = ("activity", "event_context", "users", "sequences")
+_T = TypeVar("_T")
 _SPILLED = ("activity", "users", "sequences")
 
 
@@ -57,19 +61,24 @@ class _File:
 
 @dataclass(frozen=True)
 class _Work:
-    """What is written, and the name that this very content has."""
+    """What is written, by how many processes, and the name that this very content has."""
 
     settings: Settings
     recipe: Recipe
     world: World
+    names: tuple[str, ...]
     scratch: Path
     digest: str
+    processes: int
 
-    def spilled(self, name: str) -> list[Path]:
-        """The scratch files of a table, shard by shard."""
-        return [
-            self.scratch / f"{name}-{number:05d}.arrow" for number in range(num_shards(self.world))
-        ]
+    def spill(self, name: str, shard: int) -> Path:
+        """The scratch file of a table's shard."""
+        return self.scratch / f"{name}-{shard:05d}.arrow"
+
+    def collect(self, name: str, key: int) -> pa.Table:
+        """All rows of one key of a table, in the order of the users."""
+        shards = range(num_shards(self.world))
+        return read_part((self.spill(name, shard) for shard in shards), key)
 
 
 def write_tables(
@@ -79,6 +88,7 @@ def write_tables(
     *,
     scratch: Path,
     names: Collection[str] = TABLES,
+    processes: int = 1,
 ) -> Report:
     """Write the contract tables of a world and enter them in the ledger, ready for its last day.
 
@@ -88,6 +98,7 @@ def write_tables(
         world: What to write.
         scratch: A local folder for what is on its way, about 4 KB a user; emptied at the end.
         names: Which tables; training and scoring need ``event_context`` and ``sequences``.
+        processes: How many work at once, each with some 700 MB.
     """
     request = Request(verb="land", recipe=recipe, date=world.last_day, settings=settings)
     inputs: dict[str, int | str] = {"world": repr(world)}
@@ -95,69 +106,86 @@ def write_tables(
     if done and done[0] is not None and all(done):
         return done[0]
     digest = hashlib.sha256(f"{world!r} {recipe.digest}".encode()).hexdigest()[:16]
-    work = _Work(settings, recipe, world, scratch / digest, digest)
-    work.scratch.mkdir(parents=True, exist_ok=True)
-    _play(work, [name for name in _SPILLED if name in names])
+    folder = scratch / digest
+    folder.mkdir(parents=True, exist_ok=True)
+    work = _Work(settings, recipe, world, tuple(names), folder, digest, processes)
+    list(_each(work, "playing", _play, num_shards(world)))
     written, num_bytes = [], {}
-    for name in names:
-        files = list(_FILES[name](work))
+    for name in work.names:
+        task, count = _files(work, name)
+        files = list(_each(work, name, task, count))
         rows = sum(file.num_rows for file in files)
         written.append(TableWritten(table=name, version=_commit(work, name, files), rows=rows))
         num_bytes[name] = sum(file.size for file in files)
     report = request.report(tables=tuple(written), details={"bytes": num_bytes})
     ledger.record(request, report, inputs=inputs, first_day=world.first_day)
-    shutil.rmtree(work.scratch)
+    shutil.rmtree(folder)
     return report
 
 
-def _play(work: _Work, names: Sequence[str]) -> None:
-    """Spill every shard that is not there yet."""
-    with progress("playing", num_shards(work.world)) as advance:
-        for number in range(num_shards(work.world)):
-            paths = {name: work.spilled(name)[number] for name in names}
-            missing = {name: path for name, path in paths.items() if not path.exists()}
-            if missing:
-                _spill(work, shard_of(work.world, number), missing)
-            advance(note="shards")
+def _each(
+    work: _Work, description: str, task: Callable[[_Work, int], _T], count: int
+) -> Iterator[_T]:
+    """Results of a task for 0 .. count - 1, in order."""
+    call = partial(task, work)
+    with progress(description, count) as advance, ExitStack() as stack:
+        results: Iterable[_T] = map(call, range(count))
+        if work.processes > 1:
+            # Not forked: threads of Arrow would not survive it.
+            pool = ProcessPoolExecutor(work.processes, mp_context=get_context("spawn"))
+            results = stack.enter_context(pool).map(call, range(count))
+        for result in results:
+            yield result
+            advance()
 
 
-def _spill(work: _Work, shard: Shard, paths: Mapping[str, Path]) -> None:
+def _play(work: _Work, number: int) -> None:
+    """Spill one shard, unless that was done."""
     recipe, world = work.recipe, work.world
-    if "users" in paths:
+    paths = {name: work.spill(name, number) for name in _SPILLED if name in work.names}
+    missing = {name: path for name, path in paths.items() if not path.exists()}
+    if not missing:
+        return
+    shard = shard_of(world, number)
+    if "users" in missing:
         rows = users_rows(recipe, shard)
-        write_parts(paths["users"], rows, np.zeros(rows.num_rows, int), 1)
-    if "activity" in paths:
+        write_parts(missing["users"], rows, np.zeros(rows.num_rows, int), 1)
+    if "activity" in missing:
         rows, day = activity_rows(recipe, shard)
-        write_parts(paths["activity"], rows, day - world.first, world.num_days)
-    if "sequences" in paths:
+        write_parts(missing["activity"], rows, day - world.first, world.num_days)
+    if "sequences" in missing:
         rows, bucket = sequences_rows(recipe, shard)
-        write_parts(paths["sequences"], rows, bucket, recipe.num_buckets)
+        write_parts(missing["sequences"], rows, bucket, recipe.num_buckets)
 
 
-def _activity_files(work: _Work) -> Iterator[_File]:
-    paths = work.spilled("activity")
-    with progress("activity", work.world.num_days) as advance:
-        for place in range(work.world.num_days):
-            day = from_day_number(work.world.first + place).isoformat()
-            yield _file(work, "activity", {"day": day}, partial(read_part, paths, place))
-            advance(note="days")
+def _files(work: _Work, name: str) -> tuple[Callable[[_Work, int], _File], int]:
+    """What writes a file of a table, and how many there are."""
+    return {
+        "activity": (_day_file, work.world.num_days),
+        "event_context": (_event_file, 1),
+        "users": (_users_file, num_shards(work.world)),
+        "sequences": (_bucket_file, work.recipe.num_buckets),
+    }[name]
 
 
-def _sequences_files(work: _Work) -> Iterator[_File]:
-    paths = work.spilled("sequences")
-    with progress("sequences", work.recipe.num_buckets) as advance:
-        for bucket in range(work.recipe.num_buckets):
-            partition = {"bucket": str(bucket)}
-            yield _file(work, "sequences", partition, partial(read_part, paths, bucket))
-            advance(note="buckets")
+def _day_file(work: _Work, place: int) -> _File:
+    day = from_day_number(work.world.first + place).isoformat()
+    return _file(work, "activity", {"day": day}, lambda: work.collect("activity", place))
 
 
-def _users_files(work: _Work) -> Iterator[_File]:
-    for number, path in enumerate(work.spilled("users")):
-        yield _file(work, "users", {}, partial(read_part, [path], 0), f"{number:05d}-")
+def _bucket_file(work: _Work, bucket: int) -> _File:
+    partition = {"bucket": str(bucket)}
+    return _file(work, "sequences", partition, lambda: work.collect("sequences", bucket))
 
 
-def _event_files(work: _Work) -> Iterator[_File]:
+def _users_file(work: _Work, shard: int) -> _File:
+    def rows() -> pa.Table:
+        return read_part([work.spill("users", shard)], 0)
+
+    return _file(work, "users", {}, rows, f"{shard:05d}-")
+
+
+def _event_file(work: _Work, _: int) -> _File:
     context = context_of(work.world)
     columns = {
         "day": pa.array(context.day.astype(np.int32)).cast(pa.date32()),
@@ -166,15 +194,7 @@ def _event_files(work: _Work) -> Iterator[_File]:
     }
     schema = file_schema(work.recipe, "event_context")
     rows = pa.table([pa.array(columns[name]) for name in schema.names], schema=schema)
-    yield _file(work, "event_context", {}, lambda: rows)
-
-
-_FILES: Mapping[str, Callable[[_Work], Iterator[_File]]] = {
-    "activity": _activity_files,
-    "event_context": _event_files,
-    "users": _users_files,
-    "sequences": _sequences_files,
-}
+    return _file(work, "event_context", {}, lambda: rows)
 
 
 def _file(
