@@ -25,7 +25,7 @@ from lumos.settings import Settings
 from lumos.tables import raw_uri, table_uri, tables
 from lumos.verbs import BadInput
 from tests.conftest import World as Lake
-from tests.conftest import enter
+from tests.conftest import enter, prepared_jars
 
 FEW = World(300)
 SMALL = World(2_500, first_day=dt.date(2024, 3, 1), last_day=dt.date(2024, 4, 30))
@@ -125,8 +125,41 @@ def test_a_world_too_large_not_begun_or_unlike_the_one_landed_is_refused(landed:
     with pytest.raises(BadInput, match="num_users=0 is not from 1"):
         landed.run("land", recipe=named(0))
     other = override(named(FEW.num_users), {"sql_parameters.seed": 1})
-    with pytest.raises(BadInput, match="holds another world than World.*move that folder away"):
+    with pytest.raises(BadInput, match=r"holds another world than World.*move that folder away"):
         landed.run("land", recipe=other)
+
+
+@pytest.mark.usefixtures("spark")
+def test_the_daily_job_makes_of_the_raw_logs_what_is_written_directly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first ten weeks, in which few of these users have registered.
+    recipe, last = named(1_500), dt.date(2021, 3, 10)
+    prepared_jars(tmp_path / "home")
+    lake = enter(Lake(tmp_path / "home", "fantasy_sports", last), monkeypatch)
+    lake.run("land", recipe=recipe)
+    report = lake.run("aggregate", recipe=recipe, days=69)
+    assert report.rows_rejected == 0
+    lake.run("sequences", recipe=recipe)
+    monkeypatch.setattr(shards, "SHARD_BLOCKS", 1)
+    direct = Settings.from_environment({"LUMOS_HOME": str(tmp_path / "direct")})
+    write_tables(direct, recipe, World(1_500), scratch=tmp_path / "scratch")
+    for name, day in {
+        "activity": "day",
+        "event_context": "known_on",
+        "users": "valid_from",
+    }.items():
+        expected = rows(direct, recipe, name)
+        expected = expected.filter(pc.less_equal(expected[day], last))
+        assert expected.num_rows > 50
+        assert rows(lake.settings, recipe, name).equals(expected), name
+    written_directly = rows(direct, recipe, "sequences")
+    made = rows(lake.settings, recipe, "sequences")
+    assert made.num_rows > 50
+    assert made.column_names == written_directly.column_names
+    assert made.schema.types == written_directly.schema.types
+    bucket = dict(zip(*written_directly.select(["user_id", "bucket"]), strict=True))
+    assert [bucket[user] for user in made["user_id"]] == list(made["bucket"])
 
 
 def test_sequences_hold_each_user_once_in_order_with_all_its_days(written: Settings) -> None:
