@@ -23,7 +23,7 @@ ACTIVITY_COLUMNS = (*BINARY_COLUMNS, *CONTINUOUS_COLUMNS)
 MAX_SESSIONS, MAX_MINUTES, MAX_CONTESTS, MAX_AMOUNT = 50, 1_000, 500, 1_000_000
 
 _RAMP, _RAMP_DAYS, _RAMP_ENDS = -1.2, 20.0, 100  # log-odds on the first day, and its decline
-_ASLEEP = -6.0  # a dormant user is active about once in a thousand days
+_ASLEEP = -6.0  # the odds of a dormant user are a four-hundredth of the usual
 MEAN_SESSIONS, MEAN_MINUTES, MEAN_CONTESTS = 1.2, 14.0, 1.6
 MEAN_DEPOSITS, MEAN_FEE, MEAN_DEPOSIT, MEAN_WITHDRAWAL = 0.15, 18.0, 120.0, 400.0
 LEAST_DEPOSIT, LEAST_WITHDRAWAL = 10, 50

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lumos.datasets.fantasy_sports.world import FIXTURES, PROMOTIONS, World
+from lumos.dates import day_number
 
 # Ten cities whose franchises meet in the premier league, with the share of the fans of each.
 CITY_FANS = {
@@ -110,7 +111,7 @@ def promotions(world: World) -> list[tuple[int, int, int]]:
     found = []
     for year in range(world.first_day.year - 1, world.last_day.year + 2):
         chance = world.chance(PROMOTIONS, year)
-        first = _number(year, (1, 1))
+        first = day_number(dt.date(year, 1, 1))
         days = first + np.flatnonzero(chance.random(365) < _PROMOTION_SHARE)
         pools = chance.choice(_PRIZE_POOLS_CRORE, len(days), p=(0.4, 0.3, 0.2, 0.1))
         found += [
@@ -118,10 +119,6 @@ def promotions(world: World) -> list[tuple[int, int, int]]:
             for day, pool in zip(days, pools, strict=True)
         ]
     return found
-
-
-def _number(year: int, day: tuple[int, int]) -> int:
-    return dt.date(year, *day).toordinal() - dt.date(1970, 1, 1).toordinal()
 
 
 def _season(
@@ -147,7 +144,7 @@ def _season(
 
 def _slots(tournament: Tournament, year: int) -> Iterator[tuple[int, int]]:
     """Day and hour of each match of a season, in order."""
-    first = _number(year, tournament.starts)
+    first = day_number(dt.date(year, *tournament.starts))
     for day in range(first, first + tournament.num_days, tournament.every):
         is_weekend = (day + 3) % 7 >= 5  # day 0, 1970-01-01, was a Thursday
         for match in range(tournament.matches[is_weekend]):
