@@ -40,6 +40,7 @@ _QUICK_JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 _QUICK_QUERIES = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.adaptive.enabled": "false",
 }
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,9 @@ def local_settings(
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         # Spark's 200 and Delta's 50 are for clusters: locally each is a task with nothing to do.
-        "spark.sql.shuffle.partitions": str(max(4, num_rows // _ROWS_A_PARTITION)),
+        "spark.sql.shuffle.partitions": str(
+            1 if num_rows < _FEW_ROWS else max(4, num_rows // _ROWS_A_PARTITION)
+        ),
         # Between processes of one machine compressing costs more than it saves.
         "spark.shuffle.compress": "false",
         "spark.databricks.delta.snapshotPartitions": "2",
