@@ -25,6 +25,10 @@ _ARROW = {
     "array<float>": pa.list_(pa.float32()),
 }
 
+# Users a Parquet row group of `sequences`: what the loader reads at a time. Fewer cost storage and
+# calls, more cost the loader memory and mixing (docs/accio.md).
+ROW_GROUP_USERS = 1024
+
 
 @dataclass(frozen=True)
 class TableColumn:

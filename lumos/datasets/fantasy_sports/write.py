@@ -41,7 +41,7 @@ from lumos.datasets.fantasy_sports.world import World
 from lumos.dates import from_day_number
 from lumos.progress import progress
 from lumos.settings import Settings
-from lumos.tables import table_uri, tables
+from lumos.tables import ROW_GROUP_USERS, table_uri, tables
 from lumos.verbs import Report, Request, TableWritten
 
 TABLES = ("activity", "event_context", "users", "sequences")
@@ -211,7 +211,13 @@ def _file(
     whole = f"{root}/{path}"
     if system.get_file_info(whole).type != fs.FileType.File:
         system.create_dir(f"{root}/{folder}")
-        pq.write_table(rows(), f"{whole}.part", compression="zstd", filesystem=system)
+        pq.write_table(
+            rows(),
+            f"{whole}.part",
+            compression="zstd",
+            filesystem=system,
+            row_group_size=ROW_GROUP_USERS if name == "sequences" else None,
+        )
         system.move(f"{whole}.part", whole)
     num_rows = pq.read_metadata(whole, filesystem=system).num_rows
     return _File(path, system.get_file_info(whole).size, num_rows, partition)
