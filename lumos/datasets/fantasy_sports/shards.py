@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from lumos.config import Recipe
 from lumos.datasets.fantasy_sports.activity import ACTIVITY_COLUMNS, Activity, activity_of
-from lumos.datasets.fantasy_sports.hashing import buckets_of
+from lumos.hashing import buckets_of
 from lumos.datasets.fantasy_sports.users import Users, users_of
 from lumos.datasets.fantasy_sports.world import World
 from lumos.tables import tables
@@ -90,7 +90,7 @@ def activity_rows(recipe: Recipe, shard: Shard) -> tuple[pa.Table, np.ndarray]:
 
 def sequences_rows(recipe: Recipe, shard: Shard) -> tuple[pa.Table, np.ndarray]:
     """Rows of ``sequences`` without their bucket, and the bucket of each; sorted by it."""
-    bucket = buckets_of(shard.user_id, recipe.num_buckets)
+    bucket = buckets_of(_strings(shard.user_id), recipe.num_buckets)
     order = np.argsort(bucket, kind="stable")
     lengths = shard.lengths
     starts = np.cumsum(lengths) - lengths

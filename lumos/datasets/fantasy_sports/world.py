@@ -74,7 +74,7 @@ class World:
 def user_ids(numbers: np.ndarray) -> np.ndarray:
     """Ids such as ``usr000000007``, bytes of shape (N,): in the order of the numbers.
 
-    All have twelve characters, so that text order is number order and hashing needs no loop.
+    All have twelve characters, so that text order is number order and writing them needs no loop.
     """
     digits = numbers[:, None] // 10 ** np.arange(8, -1, -1) % 10
     letters = np.empty((len(numbers), 12), np.uint8)

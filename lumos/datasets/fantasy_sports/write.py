@@ -36,7 +36,7 @@ from lumos.datasets.fantasy_sports.shards import (
     shard_of,
     users_rows,
 )
-from lumos.datasets.fantasy_sports.spill import read_part, write_parts
+from lumos.spill import read_part, write_parts
 from lumos.datasets.fantasy_sports.world import World
 from lumos.dates import from_day_number
 from lumos.progress import progress
