@@ -176,6 +176,9 @@ class TrainingConfig(Config):
     )
     seed: int = 0
     processes: int = Field(default=2, ge=1)
+    loader_workers: int = Field(
+        default=0, ge=0, description="processes that read beside each training process"
+    )
 
 
 class EvaluationConfig(Config):

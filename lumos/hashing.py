@@ -25,6 +25,19 @@ def buckets_of(user_ids: pa.Array, num_buckets: int) -> np.ndarray:
     Returns:
         int64 of shape (N,).
     """
+    buckets: np.ndarray = hash_ids(user_ids).astype(np.int64) % num_buckets
+    return buckets
+
+
+def hash_ids(user_ids: pa.Array) -> np.ndarray:
+    """Spark's ``xxhash64`` of each id.
+
+    Args:
+        user_ids: Strings of any length, without nulls, N of them.
+
+    Returns:
+        uint64 of shape (N,).
+    """
     ids = user_ids.cast(pa.large_binary())
     _, offsets, data = ids.buffers()
     edges = np.frombuffer(offsets, np.int64)[ids.offset : ids.offset + len(ids) + 1]
@@ -35,8 +48,7 @@ def buckets_of(user_ids: pa.Array, num_buckets: int) -> np.ndarray:
     for length in np.unique(lengths):
         same = np.flatnonzero(lengths == length)
         hashed[same] = xxhash64(characters[edges[same][:, None] + np.arange(length)])
-    buckets: np.ndarray = hashed.astype(np.int64) % num_buckets
-    return buckets
+    return hashed
 
 
 def xxhash64(texts: np.ndarray) -> np.ndarray:
@@ -74,15 +86,11 @@ def _stripes(words: np.ndarray) -> np.ndarray:
     """The state after all whole stripes of four lanes each."""
     # Wrapped around in Python: numpy warns of it in scalars, although not in arrays.
     starts = (_PRIMES[0] + _PRIMES[1], _PRIMES[1], 0, -_PRIMES[0])
-    lanes = [
-        np.full(len(words), (int(_SPARK_SEED) + start) % 2**64, np.uint64) for start in starts
-    ]
+    lanes = [np.full(len(words), (int(_SPARK_SEED) + start) % 2**64, np.uint64) for start in starts]
     for place, word in enumerate(words.T):
-        lane = place % 4
-        lanes[lane] = _rotated(lanes[lane] + word * _P2, 31) * _P1
-    state = np.zeros(len(words), np.uint64)
-    for lane, by in zip(lanes, (1, 7, 12, 18), strict=True):
-        state += _rotated(lane, by)
+        lanes[place % 4] = _rotated(lanes[place % 4] + word * _P2, 31) * _P1
+    turned = [_rotated(lane, by) for lane, by in zip(lanes, (1, 7, 12, 18), strict=True)]
+    state: np.ndarray = np.sum(turned, axis=0)
     for lane in lanes:
         state = (state ^ _rotated(lane * _P2, 31) * _P1) * _P1 + _P4
     return state

@@ -1,107 +1,389 @@
-"""The loader: reads what the plan says, one file after another, and cuts the windows.
+"""Accio: an epoch of windows, streamed from a pinned Delta version into a training.
 
-At most the files that a batch spans are in memory: the plan orders users by file.
+The plan says who reads what; here row groups are read ahead by a thread, cut into windows, and
+held one a lane until batches have used them up. With workers, each serves the lanes that the plan
+gives it, and their parts of a batch are joined in the process that trains.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import logging
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import forkserver
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from lumos.accio.batch import RawBatch, raw_batch
-from lumos.accio.events import EventCalendar
-from lumos.accio.plan import Plan, draw_origins, first_origins, hash_users, is_held_out
-from lumos.accio.read import SequenceFile, Users, read_index, read_users
-from lumos.config import Recipe
+from lumos.accio.batch import RaggedBatch, empty_slots, ragged_batch
+from lumos.accio.chance import Chance, draw_inner_origins, draw_origins, first_origins, hash_users
+from lumos.accio.plan import Plan, check_world, plan_epoch
+from lumos.accio.table import SequenceTable
+from lumos.accio.users import Users
+from lumos.verbs import BadInput
+
+log = logging.getLogger(__name__)
+
+Keep = Callable[[Users], np.ndarray]
+
+_GIB = 1 << 30
+_READ_AHEAD = 2
+_MUCH_WASTE = 0.1
 
 
 @dataclass(frozen=True)
-class OriginRange:
-    """Training origins allowed: day numbers ``first .. last``, both included."""
-
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """The users of a table at a pinned version, split once for the whole run.
+class Sampling:
+    """Which windows an epoch holds: ``windows_per_user`` of each user.
 
     Attributes:
-        files: In canonical order.
-        training: For each file the rows to train on.
-        held_out: For each file the rows kept out of training that have an origin in range.
-        num_late: Users who registered after the last training origin; they have no window.
+        history_days: T, days up to the last origin.
+        horizon_days: F, days after an origin that are forecast.
+        first_origin: First day number that may be an origin; later for who registers later.
+        last_origin: Last one; who registers after it has no window.
+        windows_per_user: How many windows of a user one read gives.
+        origins_per_window: M, forecast origins inside each history; the last is its end.
     """
 
-    files: Sequence[SequenceFile]
-    training: Sequence[np.ndarray]
-    held_out: Sequence[np.ndarray]
-    num_late: int
+    history_days: int
+    horizon_days: int
+    first_origin: int
+    last_origin: int
+    windows_per_user: int = 1
+    origins_per_window: int = 1
 
-    @property
-    def num_training(self) -> int:
-        """Users to train on."""
-        return sum(len(rows) for rows in self.training)
-
-    @property
-    def num_held_out(self) -> int:
-        """Users kept out of training."""
-        return sum(len(rows) for rows in self.held_out)
-
-
-def split_users(
-    files: Sequence[SequenceFile], origins: OriginRange, *, share: float, seed: int
-) -> Corpus:
-    """Read every file's ids and registration days, and split its rows."""
-    training, held_out, num_late = [], [], 0
-    for file in files:
-        user_id, registered = read_index(file)
-        has_origin = first_origins(registered, origins.first) <= origins.last
-        is_out = is_held_out(user_id, share, seed)
-        training.append(np.flatnonzero(has_origin & ~is_out))
-        held_out.append(np.flatnonzero(has_origin & is_out))
-        num_late += int((~has_origin).sum())
-    return Corpus(files, training, held_out, num_late)
-
-
-def read_steps(
-    files: Sequence[SequenceFile], plan: Plan, recipe: Recipe, *, start_step: int = 0
-) -> Iterator[tuple[Users, np.ndarray]]:
-    """The users of each step from ``start_step`` on, with their weights."""
-    held: dict[int, Users] = {}
-    for step in range(start_step, plan.num_steps):
-        needed = np.unique(plan.file[step])
-        held = {
-            number: held[number] if number in held else read_users(files[number], recipe)
-            for number in needed.tolist()
-        }
-        slots = [np.flatnonzero(plan.file[step] == number) for number in held]
-        parts = [
-            held[number].take(plan.row[step][slot])
-            for number, slot in zip(held, slots, strict=True)
-        ]
-        yield Users.concat(parts), plan.weight[step][np.concatenate(slots)]
+    def __post_init__(self) -> None:
+        least = {"history_days": 1, "horizon_days": 0, "windows_per_user": 1,
+                 "origins_per_window": 1}  # fmt: skip
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                msg = f"{name}={getattr(self, name)}, expected at least {minimum}"
+                raise BadInput(msg)
+        if self.first_origin > self.last_origin:
+            msg = (
+                f"first_origin={self.first_origin} is after last_origin={self.last_origin}: "
+                "there is no day to forecast from"
+            )
+            raise BadInput(msg)
 
 
 @dataclass(frozen=True)
-class TrainingWindows:
-    """One window a user and epoch, at an origin drawn by hashing: the epoch's raw batches."""
+class _Stream:
+    """Everything that a process needs to make its part of an epoch; it is sent to workers."""
 
-    corpus: Corpus
-    recipe: Recipe
-    events: EventCalendar
-    origins: OriginRange
+    table: SequenceTable
+    sampling: Sampling
+    counts: np.ndarray
+    keep: Keep | None
+    batch_size: int
+    num_lanes: int
+    seed: int
+    rank: int
+    world_size: int
 
-    def batches(self, plan: Plan, epoch: int, *, start_step: int = 0) -> Iterator[RawBatch]:
-        """Raw batches of one rank, from ``start_step`` on."""
-        steps = read_steps(self.corpus.files, plan, self.recipe, start_step=start_step)
-        for users, weight in steps:
-            origins = draw_origins(
-                hash_users(users.user_id),
-                first_origins(users.registered, self.origins.first),
-                self.origins.last,
-                seed=self.recipe.training.seed,
-                epoch=epoch,
+    def plan(self, epoch: int) -> Plan:
+        return plan_epoch(
+            self.counts,
+            seed=self.seed,
+            epoch=epoch,
+            batch_size=self.batch_size,
+            num_lanes=self.num_lanes,
+        )
+
+    def eligible(self, users: Users) -> np.ndarray:
+        """Numbers of the users that have a window."""
+        has_origin = users.registered <= self.sampling.last_origin
+        return np.flatnonzero(has_origin if self.keep is None else has_origin & self.keep(users))
+
+    def parts(
+        self, epoch: int, first_step: int, worker: int, num_workers: int
+    ) -> Iterator[RaggedBatch]:
+        """This worker's part of every step, in the order of lanes."""
+        plan = self.plan(epoch)
+        lanes = plan.lanes_of(self.rank, self.world_size, worker, num_workers)
+        nobody = self.empty(0)
+        held = dict.fromkeys(lanes, (nobody, 0))  # a piece, and how many of its windows are gone
+        pieces = self._pieces(plan, plan.reads(lanes, first_step))
+        for step in range(first_step, plan.num_steps):
+            parts = []
+            slices = plan.slices(lanes, step)
+            for lane, wanted in zip(lanes, (slices[:, 1] - slices[:, 0]).tolist(), strict=True):
+                while wanted:
+                    piece, start = held[lane]
+                    if start == len(piece):
+                        # Reads come in the order in which steps and lanes ask for them.
+                        piece, start = next(pieces), 0
+                    stop = min(start + wanted, len(piece))
+                    parts.append(piece.part(start, stop))
+                    held[lane] = (piece, stop) if stop < len(piece) else (nobody, 0)
+                    wanted -= stop - start
+            yield RaggedBatch.concat(parts) if parts else nobody
+
+    def _pieces(self, plan: Plan, reads: np.ndarray) -> Iterator[RaggedBatch]:
+        """The pieces of the reads, some read ahead by threads (Arrow leaves Python's lock)."""
+        pending: deque[Future[RaggedBatch]] = deque()
+        with ThreadPoolExecutor(_READ_AHEAD) as pool:
+            try:
+                for read in reads:
+                    pending.append(pool.submit(self._piece, plan, read))
+                    if len(pending) > _READ_AHEAD:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _piece(self, plan: Plan, read: np.void) -> RaggedBatch:
+        """The windows of some samples of a shard, in the epoch's order."""
+        shard = int(read["shard"])
+        users = self.table.read(shard)
+        eligible = self.eligible(users)
+        sampling, draws = self.sampling, self.sampling.windows_per_user
+        if len(eligible) * draws != self.counts[shard]:
+            msg = (
+                f"{self.table.files[self.table.shards[shard]['file']].path} has {len(eligible)} "
+                f"users to give, {self.counts[shard] // draws} were planned: `keep` must depend "
+                "on nothing but the user, and the file must never change"
             )
-            yield raw_batch(self.recipe, users, origins, self.events, weight)
+            raise BadInput(msg)
+        order = plan.order_within(shard, len(eligible) * draws)[read["start"] : read["stop"]]
+        rows, draw = eligible[order // draws], order % draws
+        return ragged_batch(
+            users,
+            self._origins(users, rows, draw, plan.epoch),
+            sampling.history_days,
+            sampling.horizon_days,
+            rows=rows,
+            number=plan.numbers(read),
+        )
+
+    def _origins(self, users: Users, rows: np.ndarray, draw: np.ndarray, epoch: int) -> np.ndarray:
+        sampling, hashes = self.sampling, hash_users(users.user_id)[rows]
+        first = first_origins(users.registered[rows], sampling.first_origin)
+        chance = Chance(self.seed, epoch, draw)
+        last = draw_origins(hashes, first, sampling.last_origin, chance)
+        if sampling.origins_per_window == 1:
+            return last
+        first = np.maximum(first, last - sampling.history_days + 1)
+        return draw_inner_origins(hashes, first, last, sampling.origins_per_window, chance)
+
+    def empty(self, num_slots: int) -> RaggedBatch:
+        """Slots that nobody fills."""
+        columns, sampling = self.table.columns, self.sampling
+        return empty_slots(
+            num_slots,
+            pa.schema([(name, self.table.types[name]) for name in columns.static]),
+            len(columns.activity),
+            np.full(sampling.origins_per_window, sampling.last_origin),
+            sampling.history_days,
+            sampling.horizon_days,
+        )
+
+
+class _Parts(IterableDataset[RaggedBatch]):
+    """One worker's share of what is left of an epoch."""
+
+    def __init__(self, stream: _Stream, epoch: int, first_step: int) -> None:
+        self._stream, self._epoch, self._first_step = stream, epoch, first_step
+
+    def __iter__(self) -> Iterator[RaggedBatch]:
+        info = get_worker_info()
+        share = (info.id, info.num_workers) if info else (0, 1)
+        return self._stream.parts(self._epoch, self._first_step, *share)
+
+
+class Accio(IterableDataset[RaggedBatch]):
+    """The batches of one rank, epoch after epoch.
+
+    Each iteration gives what is left of the current epoch and moves on to the next; every user
+    that qualifies is in an epoch ``windows_per_user`` times. The content of global batches
+    depends on the table's version, the seed, the epoch and the batch size, and not on how many
+    ranks or workers there are. All ranks take the same number of steps; a rank's batches all have
+    the same length, and ``weight`` is 0 in slots that nobody fills.
+
+    It is iterated as it is (it starts its own workers), not wrapped in a ``DataLoader`` with
+    workers: there every worker would have to read everything.
+    """
+
+    def __init__(
+        self,
+        table: SequenceTable,
+        sampling: Sampling,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        keep: Keep | None = None,
+        num_workers: int = 0,
+        num_lanes: int = 64,
+        rank: int | None = None,
+        world_size: int | None = None,
+        max_worker_bytes: int = _GIB,
+    ) -> None:
+        """Count who has windows: reads the ids and registration days of the whole table.
+
+        Args:
+            table: From :meth:`SequenceTable.open`.
+            sampling: Which windows.
+            batch_size: Global: of all ranks together.
+            seed: Of every choice.
+            keep: Which users to give, from their ids and registration days: a mask of shape
+                (N,). It is sent to workers, and must depend on nothing else.
+            num_workers: Processes that read and cut beside this one; 0 does it here.
+            num_lanes: How many row groups an epoch mixes at any time; the most ranks there can
+                be. More mix better and take more memory.
+            rank: This process; torchrun's by default.
+            world_size: Number of processes; torchrun's by default.
+            max_worker_bytes: What a worker may hold of decoded windows, at most.
+
+        Raises:
+            BadInput: More ranks than lanes, nobody to give, or not enough memory allowed.
+        """
+        if num_workers:
+            _start_fork_server()  # it imports torch while this process reads the index
+        rank = int(os.environ.get("RANK", "0")) if rank is None else rank
+        if world_size is None:
+            world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        check_world(num_lanes, world_size)
+        stream = _Stream(
+            table, sampling, np.zeros(0, np.int64), keep, batch_size, num_lanes, seed, rank,
+            world_size,
+        )  # fmt: skip
+        num_users = table.map_index(lambda users: len(stream.eligible(users)))
+        counts = np.asarray(num_users, np.int64) * sampling.windows_per_user
+        self._stream = replace(stream, counts=counts)
+        self._num_workers = num_workers
+        self.epoch, self.step = 0, 0
+        self._plan = self._stream.plan(0)
+        if not self._plan.num_samples:
+            msg = (
+                f"{table.uri} version {table.version} has nobody who is registered by "
+                f"last_origin={sampling.last_origin} and kept"
+            )
+            raise BadInput(msg)
+        self._num_slots = self._plan.num_slots(world_size)
+        self._check_memory(max_worker_bytes)
+        waste = 1 - batch_size / (self._num_slots * world_size)
+        if waste > _MUCH_WASTE and rank == 0:
+            log.warning(
+                "%.0f%% of the slots of every batch stay empty: %d lanes and batches of %d do "
+                "not divide among %d ranks", 100 * waste, num_lanes, batch_size, world_size,
+            )  # fmt: skip
+
+    @property
+    def num_users(self) -> int:
+        """Users that an epoch gives, over all ranks."""
+        return self._plan.num_samples // self._stream.sampling.windows_per_user
+
+    @property
+    def num_steps(self) -> int:
+        """Batches of an epoch, the same on every rank."""
+        return self._plan.num_steps
+
+    @property
+    def worker_bytes(self) -> int:
+        """What a worker holds at most: a piece a lane and those read ahead, fully decoded."""
+        table, share = self._stream.table, self._stream.world_size * max(self._num_workers, 1)
+        num_held = -(-self._stream.num_lanes // share) + 2 * _READ_AHEAD + 1
+        largest = int(table.shards["num_days"].max(initial=0))
+        cells = len(table.columns.activity) + 1
+        return num_held * largest * cells * 4 * self._stream.sampling.windows_per_user
+
+    def _check_memory(self, allowed: int) -> None:
+        if self.worker_bytes > allowed:
+            msg = (
+                f"a worker would hold up to {self.worker_bytes >> 20} MiB, more than "
+                f"max_worker_bytes={allowed >> 20} MiB: use fewer num_lanes (now "
+                f"{self._stream.num_lanes}), more num_workers (now {self._num_workers}), or "
+                "rewrite the table with smaller row groups"
+            )
+            raise BadInput(msg)
+
+    def __len__(self) -> int:
+        """Batches left of the current epoch."""
+        return self.num_steps - self.step
+
+    def __iter__(self) -> Iterator[RaggedBatch]:
+        info = get_worker_info()
+        if info is not None and info.num_workers > 1:
+            msg = (
+                "Accio starts its own workers: give it num_workers and iterate it as it is, "
+                "or wrap it in a DataLoader with num_workers=0"
+            )
+            raise BadInput(msg)
+        num_workers = 0 if info else self._num_workers
+        parts = _Parts(self._stream, self.epoch, self.step)
+        for batch in _joined(parts, num_workers):
+            missing = self._num_slots - len(batch)
+            padding = [self._stream.empty(missing)] if missing else []
+            # Counted before it is handed out: a state saved now goes on after this batch.
+            self.step += 1
+            if self.step == self.num_steps:
+                self.epoch, self.step = self.epoch + 1, 0
+            yield RaggedBatch.concat([batch, *padding])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the iteration is; a few numbers, however large the table."""
+        return {"epoch": self.epoch, "step": self.step, "stream": self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another loader was, of any number of ranks and workers.
+
+        Raises:
+            BadInput: The state is of other batches; names what differs.
+        """
+        ours, theirs = self._identity(), dict(state["stream"])
+        differing = [
+            f"{name} (now {ours.get(name)}, then {theirs.get(name)})"
+            for name in sorted({*ours, *theirs})
+            if ours.get(name) != theirs.get(name)
+        ]
+        if differing:
+            msg = f"the state belongs to other batches: {'; '.join(differing)} changed"
+            raise BadInput(msg)
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+
+    def _identity(self) -> dict[str, Any]:
+        """All that the content of global batches depends on."""
+        stream = self._stream
+        users = hashlib.blake2b(stream.counts.tobytes(), digest_size=8).hexdigest()
+        return {
+            "version": stream.table.version,
+            "users": users,
+            "batch_size": stream.batch_size,
+            "num_lanes": stream.num_lanes,
+            "seed": stream.seed,
+            **asdict(stream.sampling),
+        }
+
+
+def _joined(parts: _Parts, num_workers: int) -> Iterator[RaggedBatch]:
+    """One rank's batches: the parts of its workers, which a DataLoader gives in turn."""
+    if not num_workers:
+        yield from parts
+        return
+    loader = DataLoader(
+        parts,
+        batch_size=None,
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        # Not forked: threads of Arrow and deltalake would not survive it.
+        multiprocessing_context="forkserver",
+    )
+    given = iter(loader)
+    for first in given:
+        yield RaggedBatch.concat([first, *(next(given) for _ in range(num_workers - 1))])
+
+
+def _as_it_is(part: Any) -> Any:  # noqa: ANN401 - what a DataLoader asks for
+    return part
+
+
+def _start_fork_server() -> None:
+    """Let a small process import what workers need, once; each worker is a fork of it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__])
+    forkserver.ensure_running()

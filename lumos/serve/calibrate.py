@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 from scipy.optimize import isotonic_regression
 
-from lumos.accio.plan import hash_users, uniform
+from lumos.accio.chance import hash_users, uniform
 from lumos.config import Config, Recipe, Task
 from lumos.dates import EPOCH
 from lumos.delta import predicate, read
@@ -41,7 +41,7 @@ _FIRMNESS = 4.0  # inverse variance of the belief that log odds are right as the
 _MAX_BINS = 10
 _SURE = 2.0  # standard errors
 _BIN_SIZE = 50
-_HALVES = 5  # salt of this stream of chance; accio.plan has 1 to 3, the scaler 4
+_HALVES = 5  # salt of this stream of chance; accio.chance names the others
 
 
 class Calibrator(Config):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumos.accio.events import EventCalendar
-from lumos.accio.read import Users
+from lumos.accio.users import Users
 from lumos.config import Recipe
 from lumos.progress import progress
 from lumos.serve.accuracy import Floats, Measures, measure, primary_loss, relative_loss

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from lumos import ledger
-from lumos.accio.events import EventCalendar
-from lumos.accio.plan import hash_users, is_held_out, uniform
-from lumos.accio.read import Users, read_users
+from lumos.accio.chance import hash_users, is_held_out, uniform
+from lumos.accio.contract import load_events
+from lumos.accio.users import Users
 from lumos.dates import day_number, from_day_number, split_origins
 from lumos.delta import predicate, replace
 from lumos.serve.accuracy import Measures
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 # An evaluation needs no more: the standard error of an AUC is then below .001.
 _MOST_USERS = 200_000
-_SAMPLE = 6  # salt of this stream of chance; accio.plan has 1 to 3, scaler 4, calibrate 5
+_SAMPLE = 6  # salt of this stream of chance; accio.chance names the others
 
 
 def evaluate(request: Request) -> Report:
@@ -114,7 +114,7 @@ def _setting(request: Request, pins: Inputs, evaluated: Checkpoint) -> Setting:
     return Setting(
         users=users,
         is_held_out=is_held_out(users.user_id, trained.held_out_users_share, trained.seed),
-        events=EventCalendar.load(request.settings, recipe, pins.event_context),
+        events=load_events(request.settings, recipe, pins.event_context),
         last_training=day_number(last_training),
         origins=tuple(day_number(origin) for origin in origins),
     )
@@ -122,12 +122,10 @@ def _setting(request: Request, pins: Inputs, evaluated: Checkpoint) -> Setting:
 
 def _sample(pins: Inputs, request: Request) -> Users:
     """All users, or on a large platform a fixed sample of them, sorted by nothing but the files."""
-    files = pins.files(request)
-    num_users = sum(file.num_rows for file in files)
-    share = _MOST_USERS / max(num_users, 1)
+    table = pins.table(request)
+    share = _MOST_USERS / max(table.num_users, 1)
     parts = []
-    for file in files:
-        users = read_users(file, request.recipe)
+    for users in table.users():
         is_in = uniform(hash_users(users.user_id), _SAMPLE) < share
         parts.append(users if is_in.all() else users.take(is_in))
     if not sum(len(part) for part in parts):

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lumos.accio.events import EventCalendar
-from lumos.accio.read import Users
+from lumos.accio.users import Users
 from lumos.accio.window import cut
 from lumos.config import Recipe, Task
 from lumos.serve.accuracy import Floats
@@ -60,8 +60,7 @@ class History:
         """Sum once; :meth:`examples` then costs a search and a subtraction a window."""
         self._users, self._recipe = users, recipe
         names = [column.name for column in recipe.activity]
-        user_R = np.repeat(np.arange(len(users)), np.diff(users.splits))
-        self._key_R = user_R * _STRIDE + users.days
+        self._key_R = users.owner * _STRIDE + users.days
         values = users.values.astype(np.float64)
         weekday = (users.days[:, None] % 7 == np.arange(7)) & self._nonzero(recipe.active)[:, None]
         starts = np.zeros(len(users.days), bool)
@@ -72,7 +71,7 @@ class History:
         self._gaps = _running(np.stack([gap > 0, gap, gap**2], axis=1).astype(np.float64))
         asked = dict.fromkeys([recipe.active, *(task.column for task in recipe.tasks)])
         self._asked = tuple(asked)
-        rows = np.arange(len(user_R))
+        rows = np.arange(len(self._key_R))
         self._last = {
             name: np.maximum.accumulate(np.r_[-1, np.where(self._nonzero(name), rows, -1)])
             for name in asked

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lumos import ledger
-from lumos.accio.read import SequenceFile, Users, sequence_files
+from lumos.accio.contract import open_sequences
+from lumos.accio.table import SequenceTable
+from lumos.accio.users import Users
 from lumos.config import Recipe
 from lumos.dates import day_number
-from lumos.tables import table_uri
 from lumos.verbs import BadInput, Request
 
 
@@ -32,10 +33,9 @@ class Inputs:
             pinned["event_context"] = self.event_context
         return pinned
 
-    def files(self, request: Request) -> list[SequenceFile]:
-        """Files of `sequences` at the pinned version, in canonical order."""
-        uri = table_uri(request.settings, request.recipe, "sequences")
-        return sequence_files(uri, self.sequences)
+    def table(self, request: Request) -> SequenceTable:
+        """`sequences` at the pinned version."""
+        return open_sequences(request.settings, request.recipe, self.sequences)
 
 
 def pin(request: Request) -> Inputs:
@@ -68,8 +68,7 @@ def is_active(users: Users, as_of: dt.date, within_days: int) -> NDArray[np.bool
     """
     last = day_number(as_of)
     is_recent = (users.days <= last) & (users.days > last - within_days)
-    user = np.repeat(np.arange(len(users)), np.diff(users.splits))
-    num_recent = np.bincount(user[is_recent], minlength=len(users))
+    num_recent = np.bincount(users.owner[is_recent], minlength=len(users))
     registered: NDArray[np.bool_] = users.registered <= last
     return registered & (num_recent > 0)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lumos import ledger
-from lumos.accio.read import read_users, sequence_files
+from lumos.accio.contract import open_sequences
 from lumos.config import Recipe, Task
 from lumos.delta import predicate, read, replace
 from lumos.serve.calibrate import (
@@ -132,12 +132,9 @@ def _read_forecasts(request: Request, version: int) -> pa.Table:
 def _num_active(request: Request, sequences_version: int) -> int:
     """How many users should have a score: counted anew, not taken from the scorer."""
     recipe = request.recipe
-    uri = table_uri(request.settings, recipe, "sequences")
     within = recipe.scoring.active_within_days
-    return sum(
-        int(is_active(read_users(file, recipe), request.date, within).sum())
-        for file in sequence_files(uri, sequences_version)
-    )
+    table = open_sequences(request.settings, recipe, sequences_version)
+    return sum(int(is_active(users, request.date, within).sum()) for users in table.users())
 
 
 def _judge(request: Request, staged: Staged) -> list[Metric]:

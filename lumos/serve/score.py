@@ -9,7 +9,7 @@ keeps half a shard, and never takes another model's shard for its own.
 import datetime as dt
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,10 @@ import pyarrow as pa
 from deltalake import DeltaTable, Transaction
 
 from lumos import ledger
+from lumos.accio.contract import load_events
 from lumos.accio.events import EventCalendar
-from lumos.accio.read import SequenceFile, Users, read_users
+from lumos.accio.table import SequenceTable
+from lumos.accio.users import Users
 from lumos.dates import day_number
 from lumos.delta import open_table, predicate, replace
 from lumos.progress import progress
@@ -36,9 +38,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows ``start`` .. ``stop - 1`` of a file of `sequences`."""
+    """Users ``start`` .. ``stop - 1`` of a row group of `sequences`."""
 
-    file: SequenceFile
+    row_group: int
     start: int
     stop: int
 
@@ -100,7 +102,7 @@ def score(request: Request) -> Report:
         request=request,
         model=_load(request, version),
         model_version=version,
-        events=EventCalendar.load(settings, recipe, pins.event_context),
+        events=load_events(settings, recipe, pins.event_context),
         # 60 bits of the fingerprint: Delta keeps the number as a signed 64-bit one.
         token=int(ledger.fingerprint(request, inputs)[:15], 16),
     )
@@ -129,36 +131,42 @@ def _load(request: Request, version: str) -> Checkpoint:
     return model
 
 
-def pieces(files: list[SequenceFile], num_shards: int) -> list[list[Piece]]:
-    """Deal the table's rows to shards of equal size, in canonical order.
+def pieces(num_users: Sequence[int], num_shards: int) -> list[list[Piece]]:
+    """Deal the table's users to shards of equal size, in canonical order.
 
-    A shard is a run of consecutive rows, so that each file is read by few shards however many
-    shards and files there are.
+    A shard is a run of consecutive users, so that each row group is read by few shards however
+    many shards and row groups there are.
+
+    Args:
+        num_users: Of each row group.
+        num_shards: How many lists to return.
     """
-    ends = np.cumsum([file.num_rows for file in files], dtype=np.int64)
-    total = int(ends[-1]) if files else 0
+    ends = np.cumsum(num_users, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
     bounds = [total * shard // num_shards for shard in range(num_shards + 1)]
     shards: list[list[Piece]] = []
     for first, last in itertools.pairwise(bounds):
         shard = []
-        for file, end in zip(files, ends.tolist(), strict=True):
-            begin = end - file.num_rows
+        for row_group, (size, end) in enumerate(zip(num_users, ends.tolist(), strict=True)):
+            begin = end - int(size)
             start, stop = max(first, begin), min(last, end)
             if start < stop:
-                shard.append(Piece(file, start - begin, stop - begin))
+                shard.append(Piece(row_group, start - begin, stop - begin))
         shards.append(shard)
     return shards
 
 
 def _score_shards(job: Job, pins: Inputs) -> None:
-    shards = pieces(pins.files(job.request), job.request.recipe.scoring.num_shards)
+    sequences = pins.table(job.request)
+    num_users = sequences.shards["num_users"].tolist()
+    shards = pieces(num_users, job.request.recipe.scoring.num_shards)
     table = None if job.request.force else open_table(job.uri)
     with progress("scoring", len(shards)) as advance:
         for number, shard in enumerate(shards):
             if job.is_done(table, number):
                 log.info("shard %d of %d was done before", number + 1, len(shards))
             else:
-                users = _fetch(job, shard)
+                users = _fetch(job, sequences, shard)
                 # Scaling is the checkpoint's own and belongs to the forecast.
                 rows = _post_process(job, number, users, _infer(job, users))
                 version = _store(job, number, rows)
@@ -172,12 +180,12 @@ def _score_shards(job: Job, pins: Inputs) -> None:
             advance()
 
 
-def _fetch(job: Job, shard: list[Piece]) -> Users:
+def _fetch(job: Job, sequences: SequenceTable, shard: list[Piece]) -> Users:
     """The shard's users that get a score."""
     request, within = job.request, job.request.recipe.scoring.active_within_days
     parts = []
     for piece in shard:
-        users = read_users(piece.file, request.recipe)
+        users = sequences.read(piece.row_group)
         is_ours = np.zeros(len(users), bool)
         is_ours[piece.start : piece.stop] = True
         parts.append(users.take(is_ours & is_active(users, request.date, within)))
@@ -192,7 +200,7 @@ def _nobody(job: Job) -> Users:
         user_id=np.zeros(0, object),
         registered=np.zeros(0, np.int32),
         static=pa.schema(static).empty_table(),
-        values=np.zeros((0, len(recipe.activity)), np.float32),
+        columns=(np.zeros(0, np.float32),) * len(recipe.activity),
         days=np.zeros(0, np.int32),
         splits=np.zeros(1, np.int64),
     )

@@ -49,21 +49,29 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training came: ``step`` steps into ``epoch``, and the log of what went before.
+    """How far a training came, and the log of what went before.
 
     Attributes:
-        epoch: Number of the epoch that is under way.
-        step: Steps of it that are done.
+        loader: The loader's ``state_dict``; empty before the first step.
         epochs: One entry a finished epoch: metric name to value.
         sums: Column loss sums of the epoch under way, so that a resumed epoch logs the same.
         counts: How many days each of them counted.
     """
 
-    epoch: int = 0
-    step: int = 0
+    loader: Mapping[str, Any] = field(default_factory=dict)
     epochs: tuple[Mapping[str, float], ...] = ()
     sums: tuple[float, ...] = ()
     counts: tuple[float, ...] = ()
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch that is under way."""
+        return int(self.loader.get("epoch", 0))
+
+    @property
+    def step(self) -> int:
+        """Steps of it that are done."""
+        return int(self.loader.get("step", 0))
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:

@@ -75,7 +75,7 @@ class _Job:
     def run(self) -> Report:
         """Train, validate, register, enter in the ledger."""
         world, request = self._world, self._request
-        prepared = prepare(request, self._inputs, self._origins)
+        prepared = prepare(request, self._inputs, self._origins, world)
         if request.force and world.is_first:
             shutil.rmtree(self._folder, ignore_errors=True)
         world.first_says(True)  # nobody looks for a state before it is gone
@@ -131,25 +131,25 @@ class _Job:
                 "history_days": request.recipe.history_days,
                 "horizon_days": request.recipe.horizon_days,
                 "recipe_digest": request.recipe.digest,
-                "num_training_users": prepared.corpus.num_training,
-                "num_held_out_users": prepared.corpus.num_held_out,
-                "num_late_users": prepared.corpus.num_late,
+                "num_training_users": prepared.num_training,
+                "num_held_out_users": prepared.num_held_out,
+                "num_late_users": prepared.num_late,
                 **{f"version_{name}": version for name, version in self._inputs.items()},
             }
         )
         return run
 
     def _info(self, prepared: Prepared, model: Forecaster) -> dict[str, Any]:
-        origins, corpus = self._origins, prepared.corpus
+        origins = self._origins
         return {
             "as_of": str(self._request.date),
             "first_day": str(origins.first_day),
             "first_training_origin": str(origins.training[0]),
             "last_training_origin": str(origins.training[1]),
             "evaluation_origins": [str(origin) for origin in origins.evaluation],
-            "num_training_users": corpus.num_training,
-            "num_held_out_users": corpus.num_held_out,
-            "num_late_users": corpus.num_late,
+            "num_training_users": prepared.num_training,
+            "num_held_out_users": prepared.num_held_out,
+            "num_late_users": prepared.num_late,
             "num_parameters": sum(p.numel() for p in model.parameters()),
             "versions": dict(self._inputs),
             "code": lumos.__version__,
@@ -173,17 +173,17 @@ class _Job:
         version: str,
         metrics: dict[str, float | None],
     ) -> Report:
-        request, corpus = self._request, prepared.corpus
+        request = self._request
         tasks = tuple(f"/{task.name}_" for task in request.recipe.tasks)
         report = request.report(
-            tables=(TableWritten(table="model", version=int(version), rows=corpus.num_training),),
+            tables=(TableWritten(table="model", version=int(version), rows=prepared.num_training),),
             metrics={k: v for k, v in metrics.items() if any(task in k for task in tasks)},
             details={
                 "model": tracking.model_name(request.recipe),
                 "alias": tracking.CHALLENGER,
                 "run_id": run.run_id,
-                "num_held_out_users": corpus.num_held_out,
-                "num_late_users": corpus.num_late,
+                "num_held_out_users": prepared.num_held_out,
+                "num_late_users": prepared.num_late,
             },
         )
         ledger.record(request, report, inputs=self._inputs, first_day=self._origins.first_day)

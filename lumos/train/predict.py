@@ -8,9 +8,9 @@ are given: a continuous head never saw a day without activity, so alone it forec
 import numpy as np
 import torch
 
-from lumos.accio.batch import raw_batch
+from lumos.accio.batch import ragged_batch
 from lumos.accio.events import EventCalendar
-from lumos.accio.read import Users
+from lumos.accio.users import Users
 from lumos.config import Recipe
 from lumos.model.forecaster import Forecast
 from lumos.tasks import DayForecasts
@@ -42,8 +42,9 @@ def forecast(
     with torch.inference_mode():
         for start in range(0, max(len(users), 1), batch_size):
             chunk = np.arange(start, min(start + batch_size, len(users)))
-            raw = raw_batch(recipe, users.take(chunk), origins[chunk], events)
-            batch = checkpoint.scaler.batch(raw, recipe).to(str(device))
+            spans = recipe.history_days, recipe.horizon_days
+            ragged = ragged_batch(users.take(chunk), origins[chunk], *spans)
+            batch = checkpoint.scaler.batch(ragged, events, recipe, device=str(device))
             parts.append(in_raw_units(model(batch), recipe, checkpoint.scaler.scales))
     return DayForecasts(
         p=np.concatenate([part.p for part in parts]),

@@ -4,18 +4,26 @@ import datetime as dt
 import logging
 from dataclasses import dataclass
 
+import numpy as np
+
 from lumos import ledger
+from lumos.accio.chance import is_held_out
+from lumos.accio.contract import load_events, open_sequences
 from lumos.accio.events import EventCalendar
-from lumos.accio.loader import Corpus, OriginRange, TrainingWindows, split_users
-from lumos.accio.read import read_users, sequence_files
+from lumos.accio.loader import Accio, Sampling
+from lumos.accio.table import SequenceTable
+from lumos.accio.users import Users
 from lumos.config import Recipe
 from lumos.dates import day_number, split_origins
 from lumos.settings import Settings
-from lumos.tables import table_uri
+from lumos.train.distributed import World
 from lumos.train.scaler import Scaler, ScalerFit
 from lumos.verbs import BadInput, GateRefused, Request
 
 log = logging.getLogger(__name__)
+
+# Means and rates need no more to be known to a thousandth.
+_FITTED_USERS = 200_000
 
 
 @dataclass(frozen=True)
@@ -32,29 +40,54 @@ class Origins:
     training: tuple[dt.date, dt.date]
     evaluation: tuple[dt.date, ...]
 
-    @property
-    def range(self) -> OriginRange:
-        """The training origins as day numbers."""
-        return OriginRange(day_number(self.training[0]), day_number(self.training[1]))
+
+@dataclass(frozen=True)
+class Split:
+    """Which users are kept out of training: a part of the run's identity, sent to workers."""
+
+    share: float
+    seed: int
+    last_origin: int
+
+    def __call__(self, users: Users) -> np.ndarray:
+        """Whom to train on, shape (N,)."""
+        return np.asarray(~is_held_out(users.user_id, self.share, self.seed))
+
+    def is_out(self, users: Users) -> np.ndarray:
+        """Who is held out and has a training origin, shape (N,)."""
+        return np.asarray((users.registered <= self.last_origin) & ~self(users))
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is the same in all processes and epochs of a training."""
+    """Everything that is the same in all processes and epochs of a training.
 
-    windows: TrainingWindows
+    Attributes:
+        recipe: The recipe trained.
+        table: `sequences` at the pinned version.
+        split: Whom to train on.
+        loader: This process's batches.
+        events: The calendar.
+        origins: Where forecasts may start.
+        scaler: Fitted on training users.
+        num_held_out: Users kept out of training.
+        num_late: Users who registered after the last training origin; they have no window.
+    """
+
+    recipe: Recipe
+    table: SequenceTable
+    split: Split
+    loader: Accio
+    events: EventCalendar
     origins: Origins
     scaler: Scaler
+    num_held_out: int
+    num_late: int
 
     @property
-    def recipe(self) -> Recipe:
-        """The recipe trained."""
-        return self.windows.recipe
-
-    @property
-    def corpus(self) -> Corpus:
-        """The users, split."""
-        return self.windows.corpus
+    def num_training(self) -> int:
+        """Users to train on."""
+        return self.loader.num_users
 
 
 def pinned(request: Request) -> dict[str, int | str]:
@@ -106,52 +139,69 @@ def find_origins(settings: Settings, recipe: Recipe, as_of: dt.date) -> Origins:
     return Origins(first_day, (first, last), evaluation)
 
 
-def prepare(request: Request, inputs: dict[str, int | str], origins: Origins) -> Prepared:
-    """Split the users and fit the scaler on those in training.
+def prepare(
+    request: Request, inputs: dict[str, int | str], origins: Origins, world: World
+) -> Prepared:
+    """Split the users, open the loader, and fit the scaler on users in training.
 
     Raises:
         BadInput: Nobody is left to train on, or nobody is held out.
     """
-    settings, recipe = request.settings, request.recipe
-    training = recipe.training
-    uri = table_uri(settings, recipe, "sequences")
-    files = sequence_files(uri, int(inputs["sequences"]))
-    corpus = split_users(
-        files, origins.range, share=training.held_out_users_share, seed=training.seed
+    settings, recipe, training = request.settings, request.recipe, request.recipe.training
+    first, last = (day_number(day) for day in origins.training)
+    table = open_sequences(settings, recipe, int(inputs["sequences"]))
+    split = Split(training.held_out_users_share, training.seed, last)
+    counts = table.map_index(
+        lambda users: (split.is_out(users).sum(), (users.registered > last).sum())
     )
-    _check_split(corpus, recipe, origins)
+    num_held_out, num_late = (int(count) for count in np.sum(counts, axis=0)) if counts else (0, 0)
+    _check_split(recipe, origins, table.num_users, num_held_out, num_late)
+    loader = Accio(
+        table,
+        Sampling(recipe.history_days, recipe.horizon_days, first, last),
+        batch_size=training.batch_size,
+        seed=training.seed,
+        keep=split,
+        num_workers=training.loader_workers,
+        rank=world.rank,
+        world_size=world.size,
+    )
     log.info(
         "%d users to train on, %d held out, %d registered after the last training origin %s",
-        corpus.num_training,
-        corpus.num_held_out,
-        corpus.num_late,
+        loader.num_users,
+        num_held_out,
+        num_late,
         origins.training[1],
     )
     version = int(inputs["event_context"]) if recipe.events else None
-    events = EventCalendar.load(settings, recipe, version)
-    fit = ScalerFit(recipe, origins.range.last)
-    for file, rows in zip(files, corpus.training, strict=True):
-        fit.add(read_users(file, recipe).take(rows))
+    events = load_events(settings, recipe, version)
+    fit = ScalerFit(recipe, last)
+    # Every n-th row group: buckets are hashes, so these users are as good as any.
+    for shard in range(0, len(table.shards), max(1, table.num_users // _FITTED_USERS)):
+        users = table.read(shard)
+        fit.add(users.take((users.registered <= last) & split(users)))
     scaler = fit.scaler(events, day_number(origins.first_day))
-    return Prepared(TrainingWindows(corpus, recipe, events, origins.range), origins, scaler)
+    return Prepared(recipe, table, split, loader, events, origins, scaler, num_held_out, num_late)
 
 
-def _check_split(corpus: Corpus, recipe: Recipe, origins: Origins) -> None:
+def _check_split(
+    recipe: Recipe, origins: Origins, num_users: int, num_held_out: int, num_late: int
+) -> None:
     last = origins.training[1]
-    total = corpus.num_training + corpus.num_held_out
+    num_training = num_users - num_held_out - num_late
     given = (
-        f"{total + corpus.num_late} users, of whom {corpus.num_late} registered after the last "
-        f"training origin {last}, {corpus.num_held_out} are held out and {corpus.num_training} "
+        f"{num_users} users, of whom {num_late} registered after the last "
+        f"training origin {last}, {num_held_out} are held out and {num_training} "
         "are left to train on"
     )
-    if not corpus.num_training:
+    if not num_training:
         msg = (
             f"there is nobody to train on: {given}. At least one user must be registered by "
             f"{last} and not held out; aggregate more days or lower "
             f"training.held_out_users_share={recipe.training.held_out_users_share}"
         )
         raise BadInput(msg)
-    if not corpus.num_held_out:
+    if not num_held_out:
         msg = (
             f"nobody is held out: {given}. The user split needs at least one; raise "
             f"training.held_out_users_share={recipe.training.held_out_users_share}, choose "

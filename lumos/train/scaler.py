@@ -19,15 +19,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from lumos.accio.batch import Batch, RawBatch
+from lumos.accio.batch import Batch, RaggedBatch, densify
+from lumos.accio.chance import hash_users, uniform
 from lumos.accio.events import EventCalendar
-from lumos.accio.plan import hash_users, uniform
-from lumos.accio.read import Users
+from lumos.accio.users import Users
 from lumos.config import Config, Recipe
 
 _MAX_CATEGORIES = 64
 _HIDDEN_SHARE = 0.01
-_HIDE = 4  # salt of this stream of chance; accio.plan has 1 to 3
+_HIDE = 4  # salt of this stream of chance; accio.chance names the others
 
 
 class Standard(Config):
@@ -86,27 +86,43 @@ class Scaler(Config):
         losses = np.array(list(self.loss.values()))
         return torch.from_numpy(np.log(np.maximum(losses, 1e-4) / 2).astype(np.float32))
 
-    def batch(self, raw: RawBatch, recipe: Recipe, *, hide: tuple[int, int] | None = None) -> Batch:
-        """Scale a raw batch.
+    def batch(
+        self,
+        ragged: RaggedBatch,
+        events: EventCalendar,
+        recipe: Recipe,
+        *,
+        hide: tuple[int, int] | None = None,
+        device: str = "cpu",
+    ) -> Batch:
+        """Scale a batch of one origin a window; its days are filled in on the device.
 
         Args:
-            raw: From the loader.
+            ragged: From the loader.
+            events: The calendar; each origin gets what was known on it.
             recipe: Whose columns these are.
             hide: Seed and epoch, in training: some known categories are shown as unseen.
+            device: Where the tensors go.
         """
-        windows = raw.windows
-        scales = torch.from_numpy(self.scales)
-        targets = torch.from_numpy(windows.targets)
+        windows = ragged.windows
+        context = events.gather(windows.origins, windows.history_days, windows.horizon_days)
+        dense = densify(windows, device)
+        history, targets = dense.tensor_split([windows.history_days], dim=1)
+        scales = torch.from_numpy(self.scales).to(device)
         active = [column.name for column in recipe.activity].index(recipe.active)
+
+        def moved(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array).to(device, non_blocking=True)
+
         return Batch(
-            history_BTU=torch.asinh(torch.from_numpy(windows.history) / scales),
-            is_registered_BT=torch.from_numpy(windows.is_registered),
-            static_BS=torch.from_numpy(self._encode(raw.users, hide)),
-            events_EC=torch.from_numpy(self._events(raw.events.rows)),
-            event_index_BL=torch.from_numpy(raw.events.index),
+            history_BTU=torch.asinh(history / scales),
+            is_registered_BT=moved(windows.is_registered),
+            static_BS=moved(self._encode(ragged, hide)),
+            events_EC=moved(self._events(context.rows)),
+            event_index_BL=moved(context.index),
             targets_BFU=targets / scales,
             is_active_BF=targets[..., active] > 0,
-            weight_B=torch.from_numpy(raw.weight),
+            weight_B=moved(ragged.weight),
         )
 
     def _events(self, rows: np.ndarray) -> np.ndarray:
@@ -116,7 +132,7 @@ class Scaler(Config):
         deviation = np.array([column.deviation for column in self.events.values()])
         return np.asarray((rows - mean) / deviation, np.float32)
 
-    def _encode(self, users: Users, hide: tuple[int, int] | None) -> np.ndarray:
+    def _encode(self, users: RaggedBatch, hide: tuple[int, int] | None) -> np.ndarray:
         blocks = [np.zeros((len(users), 0), np.float32)]
         hashes = hash_users(users.user_id) if hide else None
         for number, (name, known) in enumerate(self.categories.items()):

@@ -1,8 +1,8 @@
 """The steps of a training: exact to resume, the same for any number of processes.
 
-All that a step depends on is its number: the plan and the origins are hashed from seed and
-epoch, dropout is seeded anew at each step, the learning rate is a function of the step. So a
-state is the weights, the optimiser's moments and two numbers, and a run that was killed goes on
+All that a step depends on is its number: the loader's batches are hashed from seed and epoch,
+dropout is seeded anew at each step, the learning rate is a function of the step. So a state is
+the weights, the optimiser's moments and where the loader is, and a run that was killed goes on
 bit for bit (on a CPU) as if nothing had happened.
 
 Shape suffixes: U activity columns.
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from lumos.accio.batch import Batch
-from lumos.accio.plan import plan_epoch
 from lumos.model.forecaster import Forecaster, ForecasterConfig
 from lumos.model.loss import Objective, uncertainty_weighted
 from lumos.progress import progress
@@ -63,10 +62,11 @@ class Training:
         found = load_state(folder, self.objective, self._optimiser)
         self.progress = found or Progress()
         if found:
+            prepared.loader.load_state_dict(found.loader)
             log.info("resuming at epoch %d, step %d", found.epoch + 1, found.step)
         self._is_stopped = False
         self._replica = world.replicate(self.objective)
-        self.steps_per_epoch = -(-prepared.corpus.num_training // self._config.batch_size)
+        self.steps_per_epoch = prepared.loader.num_steps
 
     def run(self, stop: StopSignal, on_epoch: OnEpoch) -> float:
         """Train what is left to train.
@@ -107,22 +107,15 @@ class Training:
 
     def _epoch(self, stop: StopSignal) -> Iterator[None]:
         """Take the steps that are left of an epoch, unless a SIGTERM comes; yields after each."""
-        prepared, world, epoch = self._prepared, self._world, self.progress.epoch
-        plan = plan_epoch(
-            prepared.corpus.training,
-            seed=self._config.seed,
-            epoch=epoch,
-            batch_size=self._config.batch_size,
-            rank=world.rank,
-            world_size=world.size,
-        )
-        sums, hide = self._sums(), (self._config.seed, epoch)
-        raws = prepared.windows.batches(plan, epoch, start_step=self.progress.step)
+        prepared = self._prepared
+        sums, hide = self._sums(), (self._config.seed, self.progress.epoch)
         self.objective.train()
-        for raw in raws:
-            batch = prepared.scaler.batch(raw, prepared.recipe, hide=hide).to(world.device)
+        for ragged in prepared.loader:
+            batch = prepared.scaler.batch(
+                ragged, prepared.events, prepared.recipe, hide=hide, device=self._world.device
+            )
             self._is_stopped = self._step(batch, self._num_done, sums, stop)
-            if self.progress.step + 1 == plan.num_steps:
+            if self.progress.step + 1 == self.steps_per_epoch:
                 self._finish_epoch(sums)
             else:
                 self._count_step(sums)
@@ -180,12 +173,13 @@ class Training:
         entry |= {f"loss_{n}": v for n, v in zip(names, means_U.tolist(), strict=True)}
         sigmas = torch.exp(log_variance_U / 2).tolist()
         entry |= {f"sigma_{n}": v for n, v in zip(names, sigmas, strict=True)}
-        self.progress = Progress(self.progress.epoch + 1, 0, (*self.progress.epochs, entry))
+        state = self._prepared.loader.state_dict()
+        self.progress = Progress(state, (*self.progress.epochs, entry))
 
     def _count_step(self, sums: _Sums) -> None:
         self.progress = replace(
             self.progress,
-            step=self.progress.step + 1,
+            loader=self._prepared.loader.state_dict(),
             sums=tuple(sums.losses.tolist()),
             counts=tuple(sums.counts.tolist()),
         )

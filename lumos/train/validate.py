@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lumos.accio.plan import draw_origins, first_origins, hash_users, uniform
-from lumos.accio.read import Users, read_users
+from lumos.accio.chance import Chance, draw_origins, first_origins, hash_users, uniform
+from lumos.accio.users import Users
+from lumos.accio.window import cut
 from lumos.config import Recipe
 from lumos.dates import day_number
 from lumos.tasks import DayForecasts, auc, log_loss, task_outcomes, task_scores, wape
@@ -39,11 +40,11 @@ class Judged:
 
 def judge(split: str, checkpoint: Checkpoint, prepared: Prepared, world: World) -> Judged:
     """Forecast a split, every process its share of the users; all get all of it."""
-    windows, recipe = prepared.windows, prepared.recipe
+    recipe = prepared.recipe
     parts = []
     for users, origins in _share(split, prepared, world):
         made = forecast(
-            checkpoint, users, origins, windows.events, batch_size=recipe.scoring.batch_size
+            checkpoint, users, origins, prepared.events, batch_size=recipe.scoring.batch_size
         )
         targets = _targets(users, origins, recipe)
         parts.append(np.concatenate([made.p, made.given, made.mean, targets], axis=2))
@@ -57,18 +58,15 @@ def judge(split: str, checkpoint: Checkpoint, prepared: Prepared, world: World) 
 
 
 def _targets(users: Users, origins: np.ndarray, recipe: Recipe) -> np.ndarray:
-    from lumos.accio.window import cut
-
     return cut(users, origins, 1, recipe.horizon_days).targets
 
 
 def _share(split: str, prepared: Prepared, world: World) -> Iterator[tuple[Users, np.ndarray]]:
     """Users of this process with one origin each; a user with several origins is repeated."""
-    corpus, recipe, origins = prepared.corpus, prepared.recipe, prepared.origins
-    for number, file in enumerate(corpus.files):
-        users = read_users(file, recipe)
+    recipe, origins = prepared.recipe, prepared.origins
+    for users in prepared.table.users():
         if split == "user_split":
-            users = users.take(corpus.held_out[number])
+            users = users.take(prepared.split.is_out(users))
         users = _sample(users, split, prepared)
         users = users.take(np.arange(world.rank, len(users), world.size))
         if split == "time_split":
@@ -77,25 +75,17 @@ def _share(split: str, prepared: Prepared, world: World) -> Iterator[tuple[Users
                 present = users.take(users.registered <= day)
                 yield present, np.full(len(present), day, np.int32)
             continue
-        first = first_origins(users.registered, origins.range.first)
+        first = first_origins(users.registered, day_number(origins.training[0]))
+        last = day_number(origins.training[1])
         for draw in range(_ORIGINS_PER_HELD_OUT_USER):
-            yield (
-                users,
-                draw_origins(
-                    hash_users(users.user_id),
-                    first,
-                    origins.range.last,
-                    seed=recipe.training.seed,
-                    epoch=_VALIDATION + draw,
-                ),
-            )
+            chance = Chance(recipe.training.seed, _VALIDATION, draw)
+            yield users, draw_origins(hash_users(users.user_id), first, last, chance)
 
 
 def _sample(users: Users, split: str, prepared: Prepared) -> Users:
     """At most about ``training.max_validation_users`` of the split's users, the same always."""
-    corpus, training = prepared.corpus, prepared.recipe.training
-    everyone = sum(file.num_rows for file in corpus.files)
-    total = corpus.num_held_out if split == "user_split" else everyone
+    training = prepared.recipe.training
+    total = prepared.num_held_out if split == "user_split" else prepared.table.num_users
     if total <= training.max_validation_users:
         return users
     chance = uniform(hash_users(users.user_id), _SAMPLE, training.seed)

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lumos import ledger
+from lumos.accio.contract import event_calendar, open_sequences
 from lumos.accio.events import EventCalendar
-from lumos.accio.read import SequenceFile, Users, sequence_files
+from lumos.accio.table import SequenceTable
+from lumos.accio.users import Users
 from lumos.config import Recipe
 from lumos.dates import day_number
 from lumos.delta import replace
@@ -53,7 +56,7 @@ def users(number: int = 24, seed: int = 0) -> Users:
         static=pa.table(
             {"plan": pa.array(plans, pa.string()), "age": pa.array(ages, pa.float64())}
         ),
-        values=np.concatenate(values).astype(np.float32),
+        columns=tuple(np.concatenate(values).astype(np.float32).T),
         days=np.concatenate(days),
         splits=np.concatenate([[0], np.cumsum([len(part) for part in days])]).astype(np.int64),
     )
@@ -71,11 +74,16 @@ def event_rows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def calendar(of: Recipe | None = None) -> EventCalendar:
     of = of or recipe()
     days, known_on, values = event_rows()
-    return EventCalendar(of, days, known_on, values[:, : len(of.events)])
+    return event_calendar(of, days, known_on, values[:, : len(of.events)])
 
 
-def write_lake(home: Path, everyone: Users, of: Recipe | None = None) -> Settings:
-    """Write the tables that training reads as real Delta, and enter them in the ledger."""
+def write_lake(
+    home: Path, everyone: Users, of: Recipe | None = None, row_group_size: int | None = None
+) -> Settings:
+    """Write the tables that training reads as real Delta, and enter them in the ledger.
+
+    With ``row_group_size`` the files of `sequences` are written again, that many users at a time.
+    """
     of, at = of or recipe(), settings(home)
     declared = tables(of)
     sequences = sequence_rows(everyone, of)
@@ -84,6 +92,9 @@ def write_lake(home: Path, everyone: Users, of: Recipe | None = None) -> Setting
     rows = sequences.append_column("valid_from", sequences["registered_on"])
     written["users"] = write(at, of, "users", rows.select(users_schema.names))
     written["activity"] = written["users"]
+    if row_group_size:
+        for file in Path(table_uri(at, of, "sequences")).rglob("*.parquet"):
+            pq.write_table(pq.ParquetFile(file).read(), file, row_group_size=row_group_size)
     if of.events:
         days, known_on, values = event_rows()
         context = {"day": _dates(days), "known_on": _dates(known_on)}
@@ -105,10 +116,9 @@ def version(at: Settings, name: str, of: Recipe | None = None) -> int:
     return entry.version
 
 
-def files(at: Settings, of: Recipe | None = None) -> list[SequenceFile]:
-    """The files of `sequences` at the version that the ledger pins."""
-    of = of or recipe()
-    return sequence_files(table_uri(at, of, "sequences"), version(at, "sequences", of))
+def table(at: Settings, of: Recipe | None = None) -> SequenceTable:
+    """`sequences` at the version that the ledger pins."""
+    return open_sequences(at, of or recipe(), version(at, "sequences", of))
 
 
 def write(
@@ -124,7 +134,7 @@ def sequence_rows(everyone: Users, of: Recipe) -> pa.Table:
     cells = {"day": pa.array(everyone.days.astype(np.int16), pa.int16())}
     cells |= {
         column.name: pa.array(values, pa.float32())
-        for column, values in zip(of.activity, everyone.values.T, strict=True)
+        for column, values in zip(of.activity, everyone.columns, strict=True)
     }
     schema = tables(of)["sequences"].arrow_schema(of)
     day_type = schema.field("days").type

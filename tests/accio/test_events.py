@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lumos.accio.events import EventCalendar
+from lumos.accio.contract import load_events
 from lumos.config import override
 from lumos.dates import day_number, from_day_number
 from lumos.verbs import BadInput
@@ -65,22 +65,20 @@ def test_an_event_row_is_kept_once_however_many_users_share_it() -> None:
 
 def test_a_platform_without_events_has_its_calendar_alone(tmp_path: Path) -> None:
     recipe = small.recipe(WITHOUT)
-    calendar = EventCalendar.load(small.settings(tmp_path), recipe, None)
+    calendar = load_events(small.settings(tmp_path), recipe, None)
     assert calendar.window(20_000, 20_000, 3).shape == (3, 5)
     bare = override(recipe, {"calendar": ()})
-    nothing = EventCalendar.load(small.settings(tmp_path), bare, None)
+    nothing = load_events(small.settings(tmp_path), bare, None)
     assert nothing.window(20_000, 20_000, 3).shape == (3, 0)
     assert nothing.gather(np.array([20_000]), 42, 10).index.shape == (1, 52)
 
 
 def test_events_are_read_from_the_pinned_version(tmp_path: Path) -> None:
     settings = small.write_lake(tmp_path, small.users(3))
-    calendar = EventCalendar.load(
-        settings, small.recipe(), small.version(settings, "event_context")
-    )
+    calendar = load_events(settings, small.recipe(), small.version(settings, "event_context"))
     first = day_number(small.FIRST_DAY)
     np.testing.assert_array_equal(
         calendar.window(first + 60, first, 80), small.calendar().window(first + 60, first, 80)
     )
     with pytest.raises(BadInput, match="no event_context at"):
-        EventCalendar.load(small.settings(tmp_path / "other"), small.recipe(), 0)
+        load_events(small.settings(tmp_path / "other"), small.recipe(), 0)

@@ -1,84 +1,262 @@
-import numpy as np
-import pytest
+"""The loader on real tables: every user once, the same batches for everyone, exact to resume."""
 
-from lumos.accio.batch import RawBatch
-from lumos.accio.loader import OriginRange, TrainingWindows, split_users
-from lumos.accio.plan import draw_origins, hash_users, is_held_out, plan_epoch
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from torch.utils.data import DataLoader
+
+from lumos.accio.batch import NOBODY, RaggedBatch
+from lumos.accio.chance import Chance, draw_origins, hash_users, is_held_out
+from lumos.accio.loader import Accio, Sampling
+from lumos.accio.table import SequenceTable
+from lumos.accio.users import Users
 from lumos.accio.window import cut
 from lumos.dates import day_number
+from lumos.verbs import BadInput
 from tests.accio import small
 
 FIRST = day_number(small.FIRST_DAY) + 27
 LAST = FIRST + 30
+T, F = 42, 10
+SAMPLING = Sampling(T, F, FIRST, LAST)
+EVERYONE = small.users(40)
+LANES = 6
 
 
 @pytest.fixture(scope="module")
-def windows(tmp_path_factory: pytest.TempPathFactory) -> TrainingWindows:
-    settings = small.write_lake(tmp_path_factory.mktemp("lake"), small.users(40))
-    origins = OriginRange(FIRST, LAST)
-    corpus = split_users(small.files(settings), origins, share=0.2, seed=0)
-    return TrainingWindows(corpus, small.recipe(), small.calendar(), origins)
+def table(tmp_path_factory: pytest.TempPathFactory) -> SequenceTable:
+    at = small.write_lake(tmp_path_factory.mktemp("lake"), EVERYONE, row_group_size=4)
+    found = small.table(at)
+    assert len(found.shards) == 10
+    return found
 
 
-def batches(
-    windows: TrainingWindows, *, rank: int = 0, world: int = 1, epoch: int = 0, start: int = 0
-) -> list[RawBatch]:
-    plan = plan_epoch(
-        windows.corpus.training,
-        seed=0,
-        epoch=epoch,
-        batch_size=7,
-        rank=rank,
-        world_size=world,
-    )
-    return list(windows.batches(plan, epoch, start_step=start))
+def keep_most(users: Users) -> np.ndarray:
+    return np.asarray(~is_held_out(users.user_id, 0.2, 0))
 
 
-def test_every_training_user_is_read_exactly_once_by_some_process(
-    windows: TrainingWindows,
-) -> None:
-    users = small.users(40)
-    is_out = is_held_out(users.user_id, 0.2, 0)
-    in_time = users.registered <= LAST
-    assert 0 < is_out.sum() < len(users)
-    assert windows.corpus.num_late == (~in_time).sum() > 0
-    assert windows.corpus.num_held_out == (is_out & in_time).sum()
-    for world in (1, 2, 3):
-        read = [
-            user
+def accio(table: SequenceTable, sampling: Sampling = SAMPLING, **options: Any) -> Accio:
+    return Accio(table, sampling, **{"batch_size": 7, "num_lanes": LANES, "seed": 3} | options)
+
+
+def real(batches: Iterable[RaggedBatch]) -> list[str]:
+    """Ids of the windows that count."""
+    return [user for batch in batches for user in batch.user_id[batch.number != NOBODY]]
+
+
+def in_order(parts: list[RaggedBatch]) -> RaggedBatch:
+    """One global batch of all ranks' parts, by place in the epoch, without empty slots."""
+    whole = RaggedBatch.concat(parts)
+    order = np.argsort(whole.number, kind="stable")
+    places = order[whole.number[order] != NOBODY]
+    return RaggedBatch.concat([whole.part(place, place + 1) for place in places.tolist()])
+
+
+def assert_same(a: RaggedBatch, b: RaggedBatch) -> None:
+    assert a.number.tolist() == b.number.tolist()
+    assert a.user_id.tolist() == b.user_id.tolist()
+    assert a.static.equals(b.static)
+    for name in ("values", "offsets", "splits", "origins", "registered"):
+        ours, theirs = getattr(a.windows, name), getattr(b.windows, name)
+        np.testing.assert_array_equal(ours, theirs, err_msg=name)
+        assert ours.dtype == theirs.dtype, name
+
+
+def test_an_epoch_gives_every_user_that_qualifies_exactly_once(table: SequenceTable) -> None:
+    in_time = EVERYONE.registered <= LAST
+    assert 0 < in_time.sum() < len(EVERYONE)
+    for keep, kept in ((None, in_time), (keep_most, in_time & keep_most(EVERYONE))):
+        for world in (1, 2, 3):
+            ranks = [accio(table, keep=keep, rank=r, world_size=world) for r in range(world)]
+            assert {loader.num_users for loader in ranks} == {kept.sum()}
+            given = [user for loader in ranks for user in real(loader)]
+            assert sorted(given) == sorted(EVERYONE.user_id[kept])
+
+
+def test_all_ranks_take_equal_steps_of_equal_shape(table: SequenceTable) -> None:
+    lengths = [[len(batch) for batch in accio(table, rank=rank, world_size=5)] for rank in range(5)]
+    assert {tuple(each) for each in lengths} == {tuple(lengths[0])}
+    assert len(set(lengths[0])) == 1
+
+
+def test_a_window_is_that_of_its_user_at_its_hashed_origin(table: SequenceTable) -> None:
+    place = {user: number for number, user in enumerate(EVERYONE.user_id)}
+    loader = accio(table)
+    for epoch in (0, 1):
+        for batch in loader:
+            batch = batch.part(0, int(batch.weight.sum()))
+            rows = np.array([place[user] for user in batch.user_id])
+            own = EVERYONE.take(rows)
+            first = np.maximum(own.registered, FIRST)
+            drawn = draw_origins(hash_users(own.user_id), first, LAST, Chance(3, epoch))
+            assert batch.windows.origins[:, 0].tolist() == drawn.tolist()
+            np.testing.assert_array_equal(batch.windows.dense, cut(own, drawn, T, F).dense)
+            assert batch.static.equals(own.static)
+        assert (loader.epoch, loader.step) == (epoch + 1, 0)
+
+
+def test_global_batches_are_the_same_for_any_ranks_and_workers(table: SequenceTable) -> None:
+    alone = [in_order([batch]) for batch in accio(table)]
+    for world, workers in ((2, 0), (4, 0), (2, 2)):
+        ranks = [
+            list(accio(table, rank=rank, world_size=world, num_workers=workers))
             for rank in range(world)
-            for batch in batches(windows, rank=rank, world=world)
-            for user in batch.users.user_id[batch.weight > 0]
         ]
-        assert sorted(read) == sorted(users.user_id[~is_out & in_time])
+        for expected, *parts in zip(alone, *ranks, strict=True):
+            assert_same(in_order(parts), expected)
 
 
-def test_all_processes_take_equal_steps_of_equal_shape(windows: TrainingWindows) -> None:
-    shapes = [
-        [batch.windows.history.shape for batch in batches(windows, rank=rank, world=3)]
-        for rank in range(3)
-    ]
-    assert shapes[0] == shapes[1] == shapes[2]
-    assert len(set(shapes[0])) == 1
-
-
-def test_a_window_is_that_of_its_user_at_its_hashed_origin(windows: TrainingWindows) -> None:
-    users = small.users(40)
-    place = {user: number for number, user in enumerate(users.user_id)}
-    for batch in batches(windows, epoch=3):
-        own = users.take(np.array([place[user] for user in batch.users.user_id]))
-        first = np.maximum(own.registered, FIRST)
-        origins = draw_origins(hash_users(own.user_id), first, LAST, seed=0, epoch=3)
-        np.testing.assert_array_equal(batch.origins, origins)
-        np.testing.assert_array_equal(batch.windows.history, cut(own, origins, 42, 10).history)
-
-
-def test_an_epoch_taken_up_in_the_middle_goes_on_with_the_same_batches(
-    windows: TrainingWindows,
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_rank_gets_the_same_tensors_from_any_number_of_workers(
+    table: SequenceTable, workers: int
 ) -> None:
-    whole, rest = batches(windows), batches(windows, start=2)
-    assert len(rest) == len(whole) - 2
-    for before, after in zip(whole[2:], rest, strict=True):
-        assert before.users.user_id.tolist() == after.users.user_id.tolist()
-        np.testing.assert_array_equal(before.windows.targets, after.windows.targets)
-        np.testing.assert_array_equal(before.events.rows, after.events.rows)
+    sampling = replace(SAMPLING, windows_per_user=2)
+    options = {"rank": 1, "world_size": 2}
+    one, other = (accio(table, sampling, num_workers=n, **options) for n in (1, workers))
+    for a, b in zip(one, other, strict=True):
+        assert_same(a, b)
+
+
+def test_an_epoch_left_in_the_middle_goes_on_anywhere_with_the_rest(table: SequenceTable) -> None:
+    whole = [in_order([batch]) for batch in accio(table)]
+    later = [in_order([batch]) for batch in _second_epoch(accio(table))]
+    for stop in range(len(whole)):
+        first = accio(table, rank=1, world_size=2)
+        for _, _batch in zip(range(stop), first, strict=False):
+            pass
+        state = first.state_dict()
+        assert (state["epoch"], state["step"]) == (0, stop)
+        ranks = [accio(table, rank=rank, world_size=3) for rank in range(3)]
+        for loader in ranks:
+            loader.load_state_dict(state)
+            assert len(loader) == len(whole) - stop
+        # The rest of this epoch, and all of the next.
+        for epoch in (whole[stop:], later):
+            for expected, *parts in zip(epoch, *ranks, strict=True):
+                assert_same(in_order(parts), expected)
+
+
+def _second_epoch(loader: Accio) -> Accio:
+    for _ in loader:
+        pass
+    return loader
+
+
+def test_a_state_does_not_grow_and_fits_no_other_batches(table: SequenceTable) -> None:
+    loader = accio(table)
+    before = len(repr(loader.state_dict()))
+    for _ in loader:
+        assert len(repr(loader.state_dict())) <= before + 2
+    for change in ({"seed": 4}, {"batch_size": 8}, {"num_lanes": 5}, {"keep": keep_most}):
+        with pytest.raises(BadInput, match="state belongs to other batches"):
+            accio(table, **change).load_state_dict(loader.state_dict())
+    other = accio(table, replace(SAMPLING, history_days=7))
+    with pytest.raises(BadInput, match=r"history_days \(now 7, then 42\)"):
+        other.load_state_dict(loader.state_dict())
+
+
+def test_several_windows_a_user_have_origins_of_their_own(table: SequenceTable) -> None:
+    batches = list(accio(table, replace(SAMPLING, windows_per_user=3)))
+    users = np.array(real(batches))
+    origins = np.concatenate([b.windows.origins[b.number != NOBODY, 0] for b in batches])
+    assert set(np.unique(users, return_counts=True)[1]) == {3}
+    drawn = [set(origins[users == user]) for user in np.unique(users)]
+    assert np.mean([len(each) for each in drawn]) > 2.5
+
+
+def test_a_long_span_holds_many_origins_each_with_its_own_calendar(table: SequenceTable) -> None:
+    calendar = small.calendar()
+    seen = 0
+    for batch in accio(table, replace(SAMPLING, origins_per_window=4)):
+        windows = batch.part(0, int(batch.weight.sum())).windows
+        rows = calendar.gather(windows.origins, T, F)
+        assert rows.index.shape == (len(windows), T + 4 * F)
+        context = rows.rows[rows.index]
+        for window in range(len(windows)):
+            origins = windows.origins[window].tolist()
+            assert FIRST <= origins[0] <= origins[-1] <= LAST
+            assert origins[0] > origins[-1] - T
+            for number, origin in enumerate(origins):
+                ahead = context[window, T + number * F : T + (number + 1) * F]
+                np.testing.assert_array_equal(ahead, calendar.window(origin, origin + 1, F))
+                offset = windows.target_days[window, number]
+                days = windows.first_day[window] + offset
+                assert days.tolist() == list(range(origin + 1, origin + 1 + F))
+                assert offset.max() < T + F
+            for place in range(T):
+                day = origins[-1] - T + 1 + place
+                np.testing.assert_array_equal(
+                    context[window, place], calendar.window(day, day, 1)[0]
+                )
+            seen += 1
+    assert seen == (EVERYONE.registered <= LAST).sum()
+
+
+def test_a_poisoned_future_leaves_every_input_unchanged(
+    table: SequenceTable, tmp_path: Path
+) -> None:
+    poisoned = replace(
+        EVERYONE,
+        columns=tuple(np.where(EVERYONE.days > LAST, np.nan, c) for c in EVERYONE.columns),
+    )
+    other = small.table(small.write_lake(tmp_path, poisoned, row_group_size=4))
+    found_poison = False
+    for clean, dirty in zip(accio(table), accio(other), strict=True):
+        assert clean.user_id.tolist() == dirty.user_id.tolist()
+        np.testing.assert_array_equal(clean.windows.history, dirty.windows.history)
+        np.testing.assert_array_equal(clean.windows.is_registered, dirty.windows.is_registered)
+        found_poison |= bool(np.isnan(dirty.windows.targets).any())
+    assert found_poison
+
+
+def test_a_dataloader_may_wrap_it_but_not_multiply_it(table: SequenceTable) -> None:
+    alone = list(accio(table))
+    wrapped = DataLoader(accio(table), batch_size=None, num_workers=0)
+    for ours, theirs in zip(alone, wrapped, strict=True):
+        assert_same(ours, theirs)
+    multiplied = DataLoader(
+        accio(table), batch_size=None, num_workers=2, multiprocessing_context="forkserver"
+    )
+    with pytest.raises(BadInput, match="starts its own workers"):
+        next(iter(multiplied))
+
+
+def test_what_cannot_work_is_refused_with_the_remedy(table: SequenceTable) -> None:
+    with pytest.raises(BadInput, match=r"9 ranks cannot share 6 lanes"):
+        accio(table, world_size=9)
+    with pytest.raises(BadInput, match=r"nobody who is registered by last_origin=5"):
+        accio(table, Sampling(T, F, 1, 5))
+    with pytest.raises(BadInput, match=r"smaller row groups"):
+        accio(table, max_worker_bytes=1000)
+    with pytest.raises(BadInput, match=r"first_origin=9 is after last_origin=5"):
+        Sampling(T, F, 9, 5)
+    with pytest.raises(BadInput, match="history_days=0, expected at least 1"):
+        Sampling(0, F, 1, 5)
+
+
+def test_a_choice_that_changes_its_mind_is_found_out(table: SequenceTable) -> None:
+    calls = []
+
+    def fickle(users: Users) -> np.ndarray:
+        calls.append(len(users))
+        return np.arange(len(users)) < (2 if len(calls) <= 10 else 3)
+
+    with pytest.raises(BadInput, match="depend on nothing but the user"):
+        list(accio(table, keep=fickle))
+
+
+def test_a_worker_holds_no_more_than_it_says(table: SequenceTable) -> None:
+    most = int(table.shards["num_days"].max()) * 5 * 4
+    assert accio(table).worker_bytes == (LANES + 5) * most
+    assert accio(table, num_workers=3).worker_bytes == (2 + 5) * most
+    assert (
+        accio(table, replace(SAMPLING, windows_per_user=2)).worker_bytes == (LANES + 5) * most * 2
+    )
+    held = [piece for piece in table.users()]
+    assert max(len(users.days) for users in held) * 5 * 4 <= most
+    assert isinstance(table.types["plan"], pa.DataType)

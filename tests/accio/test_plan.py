@@ -1,112 +1,119 @@
-from itertools import pairwise
+"""The plan, for any shards, lanes, batches, ranks, workers and places to go on from."""
+
+import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lumos.accio.plan import (
-    Plan,
-    draw_origins,
-    first_origins,
-    hash_users,
-    is_held_out,
-    plan_epoch,
-    uniform,
-)
+from lumos.accio.plan import Plan, check_world, plan_epoch
+from lumos.verbs import BadInput
 
-# Written down once: a change would move users between training and hold-out.
-PINNED_DIGESTS = ["f6fc42039fba3776", "49d8111260e57e43", "e4a6a0577479b2b4"]
-PINNED_UNIFORM = [0.745672, 0.618622, 0.776644]
-SIZES = ([5], [3, 0, 4], [64, 7, 31], [1])
-WORLDS = (1, 2, 3, 5)
-BATCHES = (1, 4, 7, 64)
+Row = tuple[int, int]  # a shard, and a sample of it
+
+COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any)
+LANES = st.integers(1, 9)
+BATCHES = st.integers(1, 50)
+EPOCHS = st.integers(0, 3)
 
 
-def rows_of(sizes: list[int]) -> list[np.ndarray]:
-    # Not 0, 1, 2 ...: held-out rows leave gaps.
-    return [np.arange(size) * 2 + 1 for size in sizes]
+def a_plan(counts: list[int], lanes: int, batch: int, epoch: int = 0) -> Plan:
+    return plan_epoch(counts, seed=7, epoch=epoch, batch_size=batch, num_lanes=lanes)
 
 
-def plans(sizes: list[int], world: int, batch: int, epoch: int = 0) -> list[Plan]:
-    return [
-        plan_epoch(
-            rows_of(sizes), seed=3, epoch=epoch, batch_size=batch, rank=rank, world_size=world
-        )
-        for rank in range(world)
-    ]
+def steps_of(
+    plan: Plan, counts: list[int], world: int, rank: int, workers: int, first: int = 0
+) -> list[dict[int, Row]]:
+    """What a rank's workers read at each step from ``first`` on: place in the epoch -> row."""
+    steps: list[dict[int, Row]] = [{} for _ in range(plan.num_steps - first)]
+    for worker in range(workers):
+        lanes = plan.lanes_of(rank, world, worker, workers)
+        rows: dict[int, list[tuple[int, Row, int]]] = {lane: [] for lane in lanes}
+        reads = plan.reads(lanes, first)
+        assert (np.diff(reads["step"]) >= 0).all()
+        for read in reads:
+            order = plan.order_within(int(read["shard"]), counts[read["shard"]])
+            own = order[read["start"] : read["stop"]].tolist()
+            for place, row in zip(plan.numbers(read).tolist(), own, strict=True):
+                rows[int(read["lane"])].append((place, (int(read["shard"]), row), read["step"]))
+        for number in range(first, plan.num_steps):
+            for lane, (start, stop) in zip(lanes, plan.slices(lanes, number), strict=True):
+                for _ in range(start, stop):
+                    place, row, needed = rows[lane].pop(0)
+                    assert needed <= number
+                    assert place not in steps[number - first]
+                    steps[number - first][place] = row
+        assert not any(rows.values())
+    return steps
 
 
-def read(plan: Plan, step: int | slice = slice(None)) -> list[tuple[int, int]]:
-    is_real = plan.weight[step] > 0
-    return list(
-        zip(plan.file[step][is_real].tolist(), plan.row[step][is_real].tolist(), strict=True)
-    )
-
-
-@pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("batch", BATCHES)
-def test_every_row_is_dealt_exactly_once_in_equal_steps(
-    sizes: list[int], world: int, batch: int
+@given(COUNTS, LANES, BATCHES, EPOCHS, st.data())
+def test_every_sample_is_given_once_in_equal_steps_and_the_same_global_batches(
+    counts: list[int], lanes: int, batch: int, epoch: int, data: st.DataObject
 ) -> None:
-    dealt = plans(sizes, world, batch)
-    everyone = [pair for plan in dealt for pair in read(plan)]
-    expected = [(file, row) for file, rows in enumerate(rows_of(sizes)) for row in rows.tolist()]
-    assert sorted(everyone) == expected
-    assert {plan.file.shape for plan in dealt} == {(-(-sum(sizes) // batch), -(-batch // world))}
+    plan = a_plan(counts, lanes, batch, epoch)
+    alone = steps_of(plan, counts, 1, 0, 1)
+    everything = [row for step in alone for row in step.values()]
+    assert sorted(everything) == [(s, n) for s, count in enumerate(counts) for n in range(count)]
+    assert [len(step) for step in alone[:-1]] == [batch] * (len(alone) - 1)
+    for number, step in enumerate(alone):
+        assert set(step) == set(range(number * batch, number * batch + len(step)))
+
+    world = data.draw(st.integers(1, lanes))
+    workers = [data.draw(st.integers(1, 4)) for _ in range(world)]
+    first = data.draw(st.integers(0, plan.num_steps))
+    ranks = [steps_of(plan, counts, world, r, workers[r], first) for r in range(world)]
+    for number, expected in enumerate(alone[first:]):
+        parts = [rank[number] for rank in ranks]
+        assert sum(map(len, parts)) == len(expected)
+        assert {place: row for part in parts for place, row in part.items()} == expected
+        assert max(map(len, parts)) <= plan.num_slots(world)
 
 
-@pytest.mark.parametrize("batch", BATCHES)
-def test_global_batches_do_not_depend_on_the_number_of_processes(batch: int) -> None:
-    alone = plans([64, 7, 31], 1, batch)[0]
-    for world in WORLDS[1:]:
-        together = plans([64, 7, 31], world, batch)
-        for step in range(alone.num_steps):
-            assert sorted(pair for plan in together for pair in read(plan, step)) == sorted(
-                read(alone, step)
-            )
+@given(LANES, BATCHES, st.data())
+def test_no_more_slots_are_made_than_some_rank_fills(
+    lanes: int, batch: int, data: st.DataObject
+) -> None:
+    world = data.draw(st.integers(1, lanes))
+    counts = [lanes * batch]
+    plan = a_plan(counts, lanes, batch)
+    fullest = max(
+        len(step) for rank in range(world) for step in steps_of(plan, counts, world, rank, 1)
+    )
+    assert plan.num_slots(world) == fullest
+    if lanes % world == 0 and batch % world == 0:
+        assert plan.num_slots(world) * world == batch
 
 
-def test_a_repeat_that_fills_the_last_batch_has_no_weight_and_opens_no_other_file() -> None:
-    for plan in plans([5, 6], 3, 4):
-        for file, weight in zip(plan.file, plan.weight, strict=True):
-            is_real = weight > 0
-            assert set(weight.tolist()) <= {0.0, 1.0}
-            if is_real.any() and not is_real.all():
-                assert len(set(file[~is_real].tolist())) == 1
+def test_an_epoch_has_an_order_of_its_own_and_the_same_one_again() -> None:
+    counts = [40, 40, 40]
+    first, again, later = (
+        steps_of(a_plan(counts, 2, 8, epoch), counts, 1, 0, 1) for epoch in (0, 0, 1)
+    )
+    assert first == again
+    assert [set(step.values()) for step in first] != [set(step.values()) for step in later]
 
 
-def test_users_come_file_by_file_in_another_order_each_epoch() -> None:
-    first, again, later = (plans([40, 40, 40], 1, 8, epoch)[0] for epoch in (0, 0, 1))
-    assert read(first) == read(again)
-    assert read(first) != read(later)
-    files = [file for file, _ in read(first)]
-    assert sum(a != b for a, b in pairwise(files)) == 2
+def test_a_batch_mixes_as_many_shards_as_there_are_lanes() -> None:
+    counts = [64] * 64
+    steps = steps_of(a_plan(counts, 16, 32), counts, 1, 0, 1)
+    mixed = [len({shard for shard, _ in step.values()}) for step in steps]
+    assert min(mixed) >= 15
+    assert np.mean(mixed) > 15.5
 
 
-def test_hashes_are_the_same_on_every_machine() -> None:
-    users = np.array(["1", "member/é", ""], object)
-    assert hash_users(users).tolist() == [
-        int.from_bytes(bytes.fromhex(text), "little") for text in PINNED_DIGESTS
-    ]
-    assert uniform(hash_users(users), 1, 0).round(6).tolist() == PINNED_UNIFORM
+def test_more_ranks_than_lanes_are_refused_with_the_number_that_would_do() -> None:
+    with pytest.raises(BadInput, match=r"12 ranks cannot share 8 lanes; give num_lanes=12"):
+        check_world(8, 12)
+    check_world(8, 8)
 
 
-def test_the_held_out_share_is_kept_and_depends_on_the_seed_alone() -> None:
-    users = np.array([str(n) for n in range(20_000)], object)
-    out = is_held_out(users, 0.1, 0)
-    assert out.mean() == pytest.approx(0.1, abs=0.01)
-    assert (is_held_out(users[::-1], 0.1, 0)[::-1] == out).all()
-    assert (is_held_out(users, 0.1, 1) & out).mean() == pytest.approx(0.01, abs=0.004)
-
-
-def test_origins_spread_evenly_over_what_each_user_allows() -> None:
-    hashes = hash_users(np.array([str(n) for n in range(20_000)], object))
-    registered = np.where(np.arange(20_000) % 2, 5, 18)
-    first = first_origins(registered, 10)
-    drawn = draw_origins(hashes, first, 19, seed=0, epoch=0)
-    assert ((drawn >= first) & (drawn <= 19)).all()
-    early = np.bincount(drawn[first == 10], minlength=20)[10:] / (first == 10).sum()
-    assert early == pytest.approx(np.full(10, 0.1), abs=0.012)
-    assert set(drawn[first == 18].tolist()) == {18, 19}
-    other = draw_origins(hashes, first, 19, seed=0, epoch=1)
-    assert (drawn != other).mean() > 0.6
+def test_planning_does_not_grow_with_what_others_read() -> None:
+    counts = np.full(200_000, 1_000)
+    started = time.process_time()
+    plan = plan_epoch(counts, seed=0, epoch=0, batch_size=65_536, num_lanes=512)
+    reads = plan.reads(plan.lanes_of(63, 64, 7, 8))
+    assert (reads["stop"] - reads["start"]).sum() == 200_000_000 // 512
+    assert len(reads) <= 200_000 // 512 + 2
+    assert time.process_time() - started < 2

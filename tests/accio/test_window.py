@@ -2,17 +2,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from lumos.accio.batch import raw_batch
-from lumos.accio.events import EventCalendar
-from lumos.accio.read import Users
-from lumos.accio.window import Windows, cut
+from lumos.accio.contract import event_calendar
+from lumos.accio.users import Users
+from lumos.accio.window import cut
 from lumos.dates import day_number
 from tests.accio import small
 
 T, F = 42, 10
 
 
-def cut_literally(users: Users, origins: np.ndarray) -> Windows:
+def cut_literally(users: Users, origins: np.ndarray) -> dict[str, np.ndarray]:
     width = users.values.shape[1]
     history, targets = np.zeros((len(users), T, width)), np.zeros((len(users), F, width))
     is_registered = np.zeros((len(users), T), bool)
@@ -25,7 +24,7 @@ def cut_literally(users: Users, origins: np.ndarray) -> Windows:
                 history[user, day - origin + T - 1] = users.values[row]
             elif origin < day <= origin + F:
                 targets[user, day - origin - 1] = users.values[row]
-    return Windows(history, is_registered, targets)
+    return {"history": history, "is_registered": is_registered, "targets": targets}
 
 
 def origins_of(users: Users) -> np.ndarray:
@@ -34,11 +33,17 @@ def origins_of(users: Users) -> np.ndarray:
     return users.registered + random.integers(0, 70, len(users)).astype(np.int32)
 
 
+def after(users: Users, days: np.ndarray, value: float) -> Users:
+    """The users with all activity after some days replaced."""
+    is_future = users.days > days
+    return replace(users, columns=tuple(np.where(is_future, value, c) for c in users.columns))
+
+
 def test_windows_are_those_cut_day_by_day() -> None:
     users = small.users(40)
     fast, literal = cut(users, origins_of(users), T, F), cut_literally(users, origins_of(users))
-    for name in ("history", "is_registered", "targets"):
-        np.testing.assert_array_equal(getattr(fast, name), getattr(literal, name), err_msg=name)
+    for name, expected in literal.items():
+        np.testing.assert_array_equal(getattr(fast, name), expected, err_msg=name)
     assert fast.history.any()
     assert fast.targets.any()
     assert not fast.is_registered.all()
@@ -48,25 +53,22 @@ def test_nothing_after_the_origin_can_reach_an_input() -> None:
     users = small.users(40)
     origins = origins_of(users)
     owner = np.repeat(np.arange(len(users)), np.diff(users.splits))
-    is_future = users.days > origins[owner]
-    poisoned = replace(users, values=np.where(is_future[:, None], np.nan, users.values))
+    poisoned = after(users, origins[owner], np.nan)
     days, known_on, values = small.event_rows()
     recipe = small.recipe()
     for user in range(0, len(users), 7):
         at = origins[user]
         told_later = np.where((known_on > at)[:, None], np.nan, values)
         one = np.array([user])
-        clean, dirty = (
-            raw_batch(recipe, whole.take(one), origins[one], EventCalendar(recipe, *rows))
-            for whole, rows in (
-                (users, (days, known_on, values)),
-                (poisoned, (days, known_on, told_later)),
-            )
+        clean, dirty = (cut(whole.take(one), origins[one], T, F) for whole in (users, poisoned))
+        np.testing.assert_array_equal(clean.history, dirty.history)
+        np.testing.assert_array_equal(clean.is_registered, dirty.is_registered)
+        told, untold = (
+            event_calendar(recipe, days, known_on, rows).gather(origins[one], T, F)
+            for rows in (values, told_later)
         )
-        np.testing.assert_array_equal(clean.windows.history, dirty.windows.history)
-        np.testing.assert_array_equal(clean.windows.is_registered, dirty.windows.is_registered)
-        np.testing.assert_array_equal(clean.events.index, dirty.events.index)
-        np.testing.assert_array_equal(clean.events.rows, dirty.events.rows)
+        np.testing.assert_array_equal(told.index, untold.index)
+        np.testing.assert_array_equal(told.rows, untold.rows)
     assert np.isnan(cut(poisoned, origins, T, F).targets).any()
 
 

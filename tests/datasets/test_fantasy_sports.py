@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from lumos.accio.contract import event_calendar
 from lumos.accio.events import EventCalendar
 from lumos.datasets.fantasy_sports import World, effects, recipe
 from lumos.datasets.fantasy_sports import activity as laws
@@ -145,7 +146,7 @@ def test_nothing_of_a_fixture_is_known_before_it_is_announced() -> None:
 
 def calendar_of(world: World) -> EventCalendar:
     context = context_of(world)
-    calendar = EventCalendar(RECIPE, context.day, context.known_on, context.values)
+    calendar = event_calendar(RECIPE, context.day, context.known_on, context.values)
     calendar.window(world.first, world.first - 800, world.num_days + 1600)  # computed once
     return calendar
 

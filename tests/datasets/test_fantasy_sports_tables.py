@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from lumos import ledger
-from lumos.accio.read import read_users, sequence_files
+from lumos.accio.contract import open_sequences
 from lumos.aggregate.contract import sql_path
 from lumos.config import Recipe, override
 from lumos.datasets.fantasy_sports import World, shards
@@ -164,14 +164,13 @@ def test_the_daily_job_makes_of_the_raw_logs_what_is_written_directly(
 
 def test_sequences_hold_each_user_once_in_order_with_all_its_days(written: Settings) -> None:
     recipe = named(FEW.num_users)
-    files = sequence_files(table_uri(written, recipe, "sequences"), version=1)
-    assert [file.bucket for file in files] == [0, 1, 2]
+    table = open_sequences(written, recipe, 1)
+    assert [file.partition["bucket"] for file in table.files] == [0, 1, 2]
     users = users_of(FEW, 0)
     activity = activity_of(FEW, users)
     place = {name.decode(): number for number, name in enumerate(users.user_id)}
     seen: list[str] = []
-    for file in files:
-        found = read_users(file, recipe)
+    for found in table.users():
         assert list(found.user_id) == sorted(found.user_id)
         seen += list(found.user_id)
         for number, name in enumerate(found.user_id):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumos.accio.batch import Batch, raw_batch
+from lumos.accio.batch import NOBODY, Batch, ragged_batch
 from lumos.config import Recipe, override
 from lumos.model.forecaster import Forecaster, ForecasterConfig
 from lumos.model.loss import Objective, column_loss_sums, uncertainty_weighted
@@ -31,9 +31,10 @@ def a_batch(recipe: Recipe, number: int = 6) -> Batch:
     # Origins soon after registration: some of the history lies before it.
     users = users.take(np.arange(number))
     origins = users.registered + np.array([0, 20, 30, 45, 45, 60])[:number].astype(np.int32)
-    weight = np.array([1, 1, 0, 1, 1, 1], np.float32)[:number]
-    raw = raw_batch(recipe, users, origins, small.calendar(recipe), weight)
-    return scaler_of(recipe).batch(raw, recipe)
+    place = np.array([0, 1, NOBODY, 3, 4, 5])[:number]
+    spans = recipe.history_days, recipe.horizon_days
+    raw = ragged_batch(users, origins, *spans, number=place)
+    return scaler_of(recipe).batch(raw, small.calendar(recipe), recipe)
 
 
 def an_objective(recipe: Recipe) -> Objective:
@@ -275,13 +276,15 @@ def test_a_platform_may_have_one_column_no_events_and_no_static_features(
     recipe = Recipe.model_validate(fields)
     users = small.users(6)
     kept = [n for n, c in enumerate(small.recipe().activity) if c.name in activity]
-    users = replace(users, values=users.values[:, kept], static=users.static.select([]))
+    columns = tuple(users.columns[n] for n in kept)
+    users = replace(users, columns=columns, static=users.static.select([]))
     calendar = small.calendar(recipe)
     fit = ScalerFit(recipe, int(users.days.max()))
     fit.add(users)
     scaler = fit.scaler(calendar, int(users.days.min()))
     config = ForecasterConfig.of(recipe, num_static=scaler.num_static, num_events=scaler.num_events)
-    raw = raw_batch(recipe, users, users.registered + 45, calendar)
-    loss = fast_loss(Objective(Forecaster(config)), scaler.batch(raw, recipe))
+    spans = recipe.history_days, recipe.horizon_days
+    raw = ragged_batch(users, users.registered + 45, *spans)
+    loss = fast_loss(Objective(Forecaster(config)), scaler.batch(raw, calendar, recipe))
     loss.backward()
     assert torch.isfinite(loss)

@@ -6,13 +6,11 @@ from typing import Any
 import torch
 
 from lumos import ledger
-from lumos.accio.events import EventCalendar
-from lumos.accio.read import read_users, sequence_files
+from lumos.accio.contract import load_events, open_sequences
 from lumos.config import Recipe
 from lumos.dates import day_number, split_origins
 from lumos.model.forecaster import Forecaster, ForecasterConfig
 from lumos.recipes import load
-from lumos.tables import table_uri
 from lumos.train import checkpoint, tracking
 from lumos.train.checkpoint import Checkpoint
 from lumos.train.scaler import Scaler, ScalerFit
@@ -62,9 +60,9 @@ def _last_training_origin(recipe: Recipe, date: dt.date) -> dt.date:
 def _scaler(world: World, recipe: Recipe, last: dt.date) -> Scaler:
     fit = ScalerFit(recipe, day_number(last))
     entry = ledger.require(world.settings, recipe, "sequences", world.date, remedy="")
-    for file in sequence_files(table_uri(world.settings, recipe, "sequences"), entry.version):
-        fit.add(read_users(file, load(world.recipe_name)))
-    events = EventCalendar.load(world.settings, recipe, None)
+    for users in open_sequences(world.settings, load(world.recipe_name), entry.version).users():
+        fit.add(users)
+    events = load_events(world.settings, recipe, None)
     return fit.scaler(events, day_number(last) - 60)
 
 

@@ -1,20 +1,20 @@
 """The baselines: no user loop, no look ahead, the same answer twice, and better than chance."""
 
+from dataclasses import replace
+
 import numpy as np
-import pyarrow as pa
 import pytest
 
+from lumos.accio.contract import load_events, open_sequences
 from lumos.accio.events import EventCalendar
-from lumos.accio.read import Users, read_users, sequence_files
+from lumos.accio.users import Users
 from lumos.accio.window import cut
 from lumos.config import Recipe
 from lumos.dates import day_number
-from lumos.delta import open_table
 from lumos.recipes import load
 from lumos.serve.accuracy import auc, measure, relative_loss
 from lumos.serve.baselines import LightGbm, Recency
 from lumos.serve.features import Examples, History
-from lumos.tables import table_uri
 from tests.conftest import RECIPE, World
 from tests.serve.lake import members
 
@@ -24,15 +24,12 @@ KINDS = (Recency, LightGbm)
 def everyone(world: World) -> Users:
     """All users of the hand-made lake."""
     recipe = load(RECIPE)
-    uri = table_uri(world.settings, recipe, "sequences")
-    table = open_table(uri)
-    assert table is not None
-    return Users.concat([read_users(f, recipe) for f in sequence_files(uri, table.version())])
+    return Users.concat([*open_sequences(world.settings, recipe, None).users()])
 
 
 def calendar(world: World, recipe: Recipe) -> EventCalendar:
     """Its event calendar."""
-    return EventCalendar.load(world.settings, recipe, None)
+    return load_events(world.settings, recipe, None)
 
 
 def split(world: World) -> tuple[Examples, Examples]:
@@ -94,8 +91,8 @@ def test_nothing_after_the_origin_enters_a_feature(registered: World) -> None:
     recipe, users = load(RECIPE), everyone(registered)
     origin, events = day_number(registered.date) - 30, calendar(registered, recipe)
     future = users.days > origin
-    values = np.where(future[:, None], 1e6, users.values).astype(np.float32)
-    changed = Users(**{**vars(users), "values": values})
+    columns = tuple(np.where(future, 1e6, c).astype(np.float32) for c in users.columns)
+    changed = replace(users, columns=columns)
 
     before, after = (History(u, recipe).examples([origin], events) for u in (users, changed))
 
@@ -129,15 +126,14 @@ def test_bare_recipes_and_silent_users_have_baselines_too(registered: World) -> 
     }
     recipe = Recipe.model_validate(fields)
     users = everyone(registered)
-    bare = Users(**{**vars(users), "values": users.values[:, :1], "static": pa.table({})}).take(
-        np.arange(100)
-    )
+    bare = users.take(np.arange(100))
+    bare = replace(bare, columns=bare.columns[:1], static=bare.static.select([]))
     silent = np.zeros(101, np.int64)
     nobody = Users(
         user_id=bare.user_id,
         registered=bare.registered,
-        static=pa.table({}),
-        values=np.zeros((0, 1), np.float32),
+        static=bare.static,
+        columns=(np.zeros(0, np.float32),),
         days=np.zeros(0, np.int32),
         splits=silent,
     )

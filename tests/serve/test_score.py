@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lumos.accio.read import SequenceFile
 from lumos.config import override
 from lumos.dates import day_number
 from lumos.delta import open_table, read
@@ -236,12 +235,10 @@ def test_a_model_from_the_future_is_refused(crowned: World) -> None:
 @pytest.mark.parametrize("num_shards", [1, 2, 3, 7, 40])
 @pytest.mark.parametrize("sizes", [[5], [3, 0, 9], [1, 1, 1, 1], []])
 def test_every_row_is_in_exactly_one_shard(num_shards: int, sizes: list[int]) -> None:
-    files = [SequenceFile(n, f"f{n}", size) for n, size in enumerate(sizes)]
+    shards = pieces(sizes, num_shards)
 
-    shards = pieces(files, num_shards)
-
-    rows = [(p.file.path, row) for shard in shards for p in shard for row in range(p.start, p.stop)]
-    assert rows == [(file.path, row) for file in files for row in range(file.num_rows)]
+    rows = [(p.row_group, row) for shard in shards for p in shard for row in range(p.start, p.stop)]
+    assert rows == [(group, row) for group, size in enumerate(sizes) for row in range(size)]
     assert len(shards) == num_shards
     counts = [sum(p.stop - p.start for p in shard) for shard in shards]
     assert max(counts) - min(counts) <= 1

@@ -62,8 +62,8 @@ def test_a_restored_state_takes_the_same_next_steps(tmp_path: Path) -> None:
     ours = an_objective(0)
     optimiser = adamw(ours, RECIPE.training)
     one_step(ours, optimiser)
-    progress = Progress(epoch=2, step=3, epochs=({"loss": 0.1 + 0.2},), sums=(0.3,), counts=(7.0,))
-    save_state(tmp_path, ours, optimiser, Progress(epoch=1))
+    progress = Progress({"epoch": 2, "step": 3}, ({"loss": 0.1 + 0.2},), (0.3,), (7.0,))
+    save_state(tmp_path, ours, optimiser, Progress({"epoch": 1, "step": 0}))
     save_state(tmp_path, ours, optimiser, progress)
     assert [path.name for path in tmp_path.iterdir()] == ["state-00002-0000003"]
 

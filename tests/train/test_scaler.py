@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from lumos.accio.batch import raw_batch
-from lumos.accio.read import Users
+from lumos.accio.batch import Batch, RaggedBatch, ragged_batch
+from lumos.accio.users import Users
 from lumos.train.scaler import Scaler, ScalerFit
 from tests.accio import small
 
@@ -22,13 +22,20 @@ def fitted(users: Users, last: int = LAST) -> Scaler:
     return fit.scaler(small.calendar(), last - 60)
 
 
+def ragged(users: Users, origins: np.ndarray) -> RaggedBatch:
+    return ragged_batch(users, origins, RECIPE.history_days, RECIPE.horizon_days)
+
+
+def batch(scaler: Scaler, raw: RaggedBatch, **hide: tuple[int, int]) -> Batch:
+    return scaler.batch(raw, small.calendar(), RECIPE, **hide)
+
+
 def encoded(scaler: Scaler, plan: str | None, age: float | None, **hide: tuple[int, int]) -> list:
     users = replace(
         USERS.take(np.zeros(1, np.int64)),
         static=pa.table({"plan": pa.array([plan], pa.string()), "age": pa.array([age], "double")}),
     )
-    raw = raw_batch(RECIPE, users, users.registered, small.calendar())
-    return scaler.batch(raw, RECIPE, **hide).static_BS[0].tolist()
+    return batch(scaler, ragged(users, users.registered), **hide).static_BS[0].tolist()
 
 
 def test_scales_are_those_of_the_days_up_to_the_last_training_origin() -> None:
@@ -44,8 +51,8 @@ def test_scales_are_those_of_the_days_up_to_the_last_training_origin() -> None:
 
 
 def test_no_day_after_the_last_training_origin_is_counted() -> None:
-    after = (USERS.days > LAST)[:, None]
-    poisoned = replace(USERS, values=np.where(after, np.nan, USERS.values))
+    after = USERS.days > LAST
+    poisoned = replace(USERS, columns=tuple(np.where(after, np.nan, c) for c in USERS.columns))
     assert fitted(poisoned) == fitted(USERS)
 
 
@@ -57,9 +64,9 @@ def test_the_scaler_survives_its_json() -> None:
 def test_an_empty_day_stays_zero_and_a_refund_is_the_mirror_of_a_payment() -> None:
     scaler = fitted(USERS)
     users = USERS.take(np.arange(2))
-    raw = raw_batch(RECIPE, users, users.registered + 50, small.calendar())
-    mirrored = replace(raw, windows=replace(raw.windows, history=-raw.windows.history))
-    paid, refunded = (scaler.batch(each, RECIPE).history_BTU for each in (raw, mirrored))
+    raw = ragged(users, users.registered + 50)
+    mirrored = replace(raw, windows=replace(raw.windows, values=-raw.windows.values))
+    paid, refunded = (batch(scaler, each).history_BTU for each in (raw, mirrored))
     torch.testing.assert_close(paid, -refunded)
     assert not paid[~torch.from_numpy(raw.windows.history.any(axis=2))].any()
     assert torch.isfinite(paid).all()
@@ -67,8 +74,8 @@ def test_an_empty_day_stays_zero_and_a_refund_is_the_mirror_of_a_payment() -> No
 
 def test_targets_are_linear_so_that_their_mean_can_be_learned() -> None:
     scaler = fitted(USERS)
-    raw = raw_batch(RECIPE, USERS, USERS.registered + 50, small.calendar())
-    targets = scaler.batch(raw, RECIPE).targets_BFU.numpy()
+    raw = ragged(USERS, USERS.registered + 50)
+    targets = batch(scaler, raw).targets_BFU.numpy()
     np.testing.assert_allclose(targets * scaler.scales, raw.windows.targets, rtol=1e-6)
 
 
@@ -88,10 +95,10 @@ def test_training_shows_some_known_categories_as_unseen_and_serving_none() -> No
     everyone = USERS.take(np.tile(np.arange(len(USERS)), 200))
     ids = np.array([str(n) for n in range(len(everyone))], object)
     everyone = replace(everyone, user_id=ids)
-    raw = raw_batch(RECIPE, everyone, everyone.registered, small.calendar())
-    unseen = scaler.batch(raw, RECIPE, hide=(0, 1)).static_BS[:, 4].mean()
+    raw = ragged(everyone, everyone.registered)
+    unseen = batch(scaler, raw, hide=(0, 1)).static_BS[:, 4].mean()
     assert 0.005 < unseen < 0.015
-    assert not scaler.batch(raw, RECIPE).static_BS[:, 4].any()
+    assert not batch(scaler, raw).static_BS[:, 4].any()
 
 
 def test_a_constant_event_column_is_not_divided_by_zero() -> None:

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from lumos.config import Recipe
 from lumos.datasets.fantasy_sports.activity import ACTIVITY_COLUMNS, Activity, activity_of
-from lumos.hashing import buckets_of
 from lumos.datasets.fantasy_sports.users import Users, users_of
 from lumos.datasets.fantasy_sports.world import World
+from lumos.hashing import buckets_of
 from lumos.tables import tables
 
 # Blocks that are written together: some 600 MB while they are.

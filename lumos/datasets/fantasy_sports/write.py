@@ -36,11 +36,11 @@ from lumos.datasets.fantasy_sports.shards import (
     shard_of,
     users_rows,
 )
-from lumos.spill import read_part, write_parts
 from lumos.datasets.fantasy_sports.world import World
 from lumos.dates import from_day_number
 from lumos.progress import progress
 from lumos.settings import Settings
+from lumos.spill import read_part, write_parts
 from lumos.tables import ROW_GROUP_USERS, table_uri, tables
 from lumos.verbs import Report, Request, TableWritten
 

@@ -1,0 +1,81 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lumos.accio.chance import (
+    Chance,
+    draw_inner_origins,
+    draw_origins,
+    first_origins,
+    hash_users,
+    is_held_out,
+    uniform,
+)
+
+# Written down once: a change would move users between training and hold-out.
+PINNED_HASHES = {
+    "1": 17517981186694783376,
+    "member/é": 15752483422695005103,
+    "": 11002672306508523268,
+    "twelve bytes": 5082792474226008580,
+    "x" * 17: 2844963946992767226,
+}
+PINNED_UNIFORM = [0.02952, 0.531274, 0.018693, 0.13716, 0.013252]
+
+
+def numbered(count: int) -> np.ndarray:
+    return np.array([str(n) for n in range(count)], object)
+
+
+def test_hashes_are_the_same_on_every_machine() -> None:
+    hashes = hash_users(np.array(list(PINNED_HASHES), object))
+    assert hashes.tolist() == list(PINNED_HASHES.values())
+    assert uniform(hashes, 1, 0).round(6).tolist() == PINNED_UNIFORM
+
+
+@given(st.lists(st.text(), max_size=8), st.text())
+def test_a_hash_depends_on_the_id_alone_and_tells_ids_apart(others: list[str], own: str) -> None:
+    alone = hash_users(np.array([own], object))[0]
+    for ids in ([own, *others], [*others, own]):
+        hashes = hash_users(pa.array(ids, pa.string()))
+        assert hashes[ids.index(own)] == alone
+        assert len(set(hashes.tolist())) == len(set(ids))
+    assert hash_users(pa.array(["a", own, "b"])[1:2])[0] == alone
+
+
+def test_the_held_out_share_is_kept_and_depends_on_the_seed_alone() -> None:
+    users = numbered(20_000)
+    out = is_held_out(users, 0.1, 0)
+    assert out.mean() == pytest.approx(0.1, abs=0.01)
+    assert (is_held_out(users[::-1], 0.1, 0)[::-1] == out).all()
+    assert (is_held_out(users, 0.1, 1) & out).mean() == pytest.approx(0.01, abs=0.004)
+
+
+def test_origins_spread_evenly_over_what_each_user_allows() -> None:
+    hashes = hash_users(numbered(20_000))
+    registered = np.where(np.arange(20_000) % 2, 5, 18)
+    first = first_origins(registered, 10)
+    drawn = draw_origins(hashes, first, 19, Chance(0, 0))
+    assert ((drawn >= first) & (drawn <= 19)).all()
+    early = np.bincount(drawn[first == 10], minlength=20)[10:] / (first == 10).sum()
+    assert early == pytest.approx(np.full(10, 0.1), abs=0.012)
+    assert set(drawn[first == 18].tolist()) == {18, 19}
+    for other in (Chance(0, 1), Chance(1, 0), Chance(0, 0, 1)):
+        assert (drawn != draw_origins(hashes, first, 19, other)).mean() > 0.6
+
+
+def test_inner_origins_are_one_from_each_part_and_end_with_the_span() -> None:
+    hashes = hash_users(numbered(5_000))
+    last = np.full(5_000, 139)
+    drawn = draw_inner_origins(hashes, np.full(5_000, 100), last, 4, Chance(0, 0))
+    assert (drawn[:, -1] == last).all()
+    for part in range(3):
+        column = drawn[:, part] - 100 - 10 * part
+        assert np.bincount(column, minlength=10) / 5_000 == pytest.approx(
+            np.full(10, 0.1), abs=0.02
+        )
+    # A user who registered yesterday has two days for four origins.
+    short = draw_inner_origins(hashes, last - 1, last, 4, Chance(0, 0))
+    assert ((short >= 138) & (short <= 139) & (np.diff(short, prepend=0) >= 0)).all()

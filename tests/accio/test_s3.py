@@ -1,0 +1,60 @@
+"""The loader on an S3 server that really answers: moto's, on a port of this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from lumos.accio.loader import Accio, Sampling
+from lumos.accio.table import SequenceTable
+from lumos.verbs import BadInput
+from tests.accio.test_table import COLUMNS, row
+from tests.accio.test_table import clicks as written
+
+BUCKET = "lake"
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket=BUCKET)
+    yield f"s3://{BUCKET}/a lake/sequences"
+    server.stop()
+
+
+def test_a_table_in_a_bucket_gives_the_batches_of_the_same_table_on_disk(
+    s3: str, tmp_path: Path
+) -> None:
+    rows = [row(f"user {n}", *range(100, 100 + n % 7)) for n in range(40)]
+    written(tmp_path, rows)
+    written(s3, rows)  # type: ignore[arg-type]
+
+    def batches(uri: str, num_workers: int) -> list[list[str]]:
+        table = SequenceTable.open(uri, COLUMNS)
+        loader = Accio(
+            table, Sampling(5, 2, 100, 110), batch_size=8, num_lanes=4, num_workers=num_workers
+        )
+        return [batch.user_id.tolist() for batch in loader]
+
+    expected = batches(str(tmp_path), 0)
+    assert batches(s3, 0) == batches(s3, 1) == expected
+    assert batches(s3.replace("s3://", "s3a://"), 0) == expected
+
+    table = SequenceTable.open(s3, COLUMNS)
+    bucket, key = table.files[0].path.split("/", 1)
+    boto3.client("s3").delete_object(Bucket=bucket, Key=key)
+    with pytest.raises(BadInput, match="vacuumed"):
+        table.read(0)
