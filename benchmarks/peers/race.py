@@ -1,34 +1,24 @@
-"""The peers' half of ``benchmarks.loader``: run each in its own environment, check, and report.
-
-    python -m benchmarks.peers.race --uri TABLE --recipe fantasy_sports [--variants PEER:NAME ...]
+"""The peers' half of ``benchmarks.loader``: run each in its own environment, and report.
 
 Nobody is left out silently: a peer that cannot be installed or cannot read is in the result, with
 its error. Users' windows are compared with ours, byte by byte, before any figure is used.
 """
 
-import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import threading
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 from benchmarks.peers.install import CannotInstall, python_of
 from benchmarks.peers.window import Spec, digests_of
-from lumos.accio.plan import draw_origins, first_origins, hash_users
-from lumos.accio.read import read_users, sequence_files
-from lumos.accio.window import cut
-from lumos.config import Recipe
-from lumos.recipes import load
-from lumos.settings import REPOSITORY, Settings
+from lumos.accio.batch import RaggedBatch
+from lumos.settings import REPOSITORY
 
 # As the peer's own pages use it, and with windows cut from Arrow batches where it has a way to.
 VARIANTS = (
@@ -40,7 +30,6 @@ VARIANTS = (
 )
 _START_SECONDS = 300.0
 _SAMPLE_SECONDS = 1.0
-_USERS_A_CUT = 2048
 
 
 @dataclass(frozen=True)
@@ -198,27 +187,13 @@ class _Watch:
             self.peak_bytes = max(self.peak_bytes, total)
 
 
-def our_digests(
-    uri: str, version: int, recipe: Recipe, spec: Spec, users: Iterable[str]
-) -> dict[str, str]:
-    """Digests of our own windows of the given users."""
-    wanted = set(users)
-    found: dict[str, str] = {}
-    for file in sequence_files(uri, version):
-        everyone = read_users(file, recipe)
-        rows = np.flatnonzero([user in wanted for user in everyone.user_id])
-        for first in range(0, len(rows), _USERS_A_CUT):
-            part = everyone.take(rows[first : first + _USERS_A_CUT])
-            origins = draw_origins(
-                hash_users(part.user_id),
-                first_origins(part.registered, spec.first_origin),
-                spec.last_origin,
-                seed=spec.seed,
-                epoch=0,
-            )
-            windows = cut(part, origins, spec.history_days, spec.horizon_days)
-            dense = np.concatenate([windows.history, windows.targets], axis=1)
-            found |= digests_of(part.user_id, dense)
+def our_digests(batches: Iterable[RaggedBatch], users: Collection[str]) -> dict[str, str]:
+    """Digests of our own windows of the given users, as the loader delivers them."""
+    wanted, found = set(users), {}
+    for batch in batches:
+        rows = [number for number, user in enumerate(batch.user_id) if user in wanted]
+        if rows:
+            found |= digests_of(batch.user_id[rows], batch.windows.dense[rows])
     return found
 
 
@@ -230,53 +205,10 @@ def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
     return f"of {len(theirs)} windows {len(other)} differ from ours, such as {other[:3]}"
 
 
-def check(results: Iterable[PeerResult], uri: str, version: int, recipe: Recipe, spec: Spec) -> str:
-    """What differs between any peer's windows and ours, with the peer's name; empty if nothing."""
-    theirs = {
+def delivered(results: Iterable[PeerResult]) -> dict[str, dict[str, str]]:
+    """The digests that each peer wrote, by peer and variant."""
+    return {
         f"{result.name} ({result.variant})": json.loads(result.digests.read_text())
         for result in results
         if result.digests
     }
-    ours = our_digests(
-        uri, version, recipe, spec, {user for one in theirs.values() for user in one}
-    )
-    told = [(name, differences(windows, ours)) for name, windows in theirs.items()]
-    return "; ".join(f"{name}: {what}" for name, what in told if what)
-
-
-def main() -> int:
-    """Print one JSON line a peer; 1 if any windows differ from ours."""
-    made = argparse.ArgumentParser(prog="benchmarks.peers.race")
-    made.add_argument("--uri", required=True)
-    made.add_argument("--version", type=int, default=1)
-    made.add_argument("--recipe", default="fantasy_sports")
-    made.add_argument("--first-origin", type=int, required=True, help="day number")
-    made.add_argument("--last-origin", type=int, required=True, help="day number")
-    made.add_argument("--seconds", type=float, default=20.0)
-    made.add_argument("--variants", nargs="+", metavar="PEER:VARIANT")
-    arguments = made.parse_args()
-    recipe = load(arguments.recipe)
-    spec = Spec(
-        recipe.history_days, recipe.horizon_days, arguments.first_origin, arguments.last_origin, 7
-    )
-    variants = [tuple(one.split(":")) for one in arguments.variants or ()] or VARIANTS
-    with tempfile.TemporaryDirectory(prefix="digests-") as name:
-        started = time.monotonic()
-        results = race(
-            arguments.uri,
-            arguments.version,
-            spec,
-            seconds=arguments.seconds,
-            folder=Path(name),
-            home=Settings.from_environment().home,
-            variants=variants,
-        )
-        for result in results:
-            print(json.dumps(asdict(result) | {"digests": None}), flush=True)
-        wrong = check(results, arguments.uri, arguments.version, recipe, spec)
-    print(json.dumps({"different": wrong, "seconds": round(time.monotonic() - started)}))
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,11 @@
 """The windows that every peer must deliver, cut with numpy alone, in one place for all of them.
 
-Runs in the peers' own environments, so it imports neither lumos nor torch. The hash and the draw
-of an origin repeat :mod:`lumos.accio.plan`; the benchmark compares the windows themselves.
+Runs in environments that have numpy and pyarrow, but neither torch nor pydantic. The
+draw of an origin repeats :mod:`lumos.accio.chance`; the benchmark compares the windows themselves.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lumos.hashing import hash_ids
+
 COLUMNS = ("user_id", "registered_on", "days")
-_ORIGIN = 2  # salt of lumos.accio.plan
-_EPOCH = 0
+_ORIGIN, _EPOCH, _DRAW = 2, 0, 0  # salts of lumos.accio.chance
 _FIRST_DAY = np.datetime64("1970-01-01")
 
 
@@ -81,18 +82,10 @@ class Windows:
         return found
 
 
-def hash_users(user_id: Iterable[str]) -> np.ndarray:
-    """As ``lumos.accio.plan.hash_users``."""
-    digests = b"".join(
-        hashlib.blake2b(str(user).encode(), digest_size=8).digest() for user in user_id
-    )
-    return np.frombuffer(digests, "<u8").astype(np.uint64)
-
-
 def origin(hashes: np.ndarray, registered: np.ndarray, spec: Spec) -> np.ndarray:
-    """Last day of each user's history, drawn as ``lumos.accio.plan.draw_origins`` draws it."""
+    """Last day of each user's history, drawn as ``lumos.accio.chance.draw_origins`` draws it."""
     state = hashes
-    for salt in (_ORIGIN, spec.seed, _EPOCH):
+    for salt in (_ORIGIN, spec.seed, _EPOCH, _DRAW):
         state = _mix(state ^ _mix(np.full_like(state, salt)))
     share = (_mix(state) >> np.uint64(11)) / 2.0**53
     first = np.maximum(registered, spec.first_origin)
@@ -148,7 +141,8 @@ def _single(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 def cut(users: Users, spec: Spec) -> Windows:
     """One window for each user who has an origin in range."""
-    start = origin(hash_users(users.user_id), users.registered, spec) - spec.history_days + 1
+    hashes = hash_ids(pa.array(users.user_id, pa.string()))
+    start = origin(hashes, users.registered, spec) - spec.history_days + 1
     has_origin = users.registered <= spec.last_origin
     user = np.repeat(np.arange(len(users.user_id)), np.diff(users.splits))
     offset = users.days - start[user]
