@@ -1,9 +1,13 @@
 """Delta tables without a JVM: open, read where, and replace atomically (delta-rs)."""
 
 import datetime as dt
+import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,8 +19,30 @@ from deltalake import (
     write_deltalake,
 )
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
 
 _COMMIT_ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A Parquet file of a table.
+
+    Attributes:
+        path: Within the table's folder, as it is called on disk.
+        size: In bytes.
+        num_rows: How many rows it holds.
+        partition: The value of each partition column.
+    """
+
+    path: str
+    size: int
+    num_rows: int
+    partition: Mapping[str, Any]
+
+
+class NotPlain(Exception):
+    """The files of a table do not say by themselves what its rows are."""
 
 
 def open_table(uri: str, version: int | None = None) -> DeltaTable | None:
@@ -52,6 +78,66 @@ def read(
         for field in found.schema
     ]
     return found.cast(pa.schema(plain))
+
+
+def data_files(table: DeltaTable) -> list[DataFile]:
+    """The files of a table at its version, from the log alone, in no particular order.
+
+    Raises:
+        NotPlain: Deletion vectors or column mapping change what the files say.
+    """
+    mapping = table.metadata().configuration.get("delta.columnMapping.mode", "none")
+    if mapping != "none":
+        raise NotPlain(f"{table.table_uri} uses column mapping ({mapping})")
+    features = table.protocol().reader_features or []
+    if "deletionVectors" in features and pa.table(table.deletion_vectors()).num_rows:
+        raise NotPlain(f"{table.table_uri} has deletion vectors")
+    actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    return [
+        DataFile(
+            path=unquote(action["path"]),
+            size=action["size_bytes"],
+            num_rows=action["num_records"],
+            partition={
+                name.removeprefix("partition."): value
+                for name, value in action.items()
+                if name.startswith("partition.")
+            },
+        )
+        for action in actions
+    ]
+
+
+def commit_files(
+    uri: str, files: Sequence[DataFile], schema: pa.Schema, *, partition: Sequence[str] = ()
+) -> int:
+    """Make files that lie in a table's folder the whole of the table, in one commit.
+
+    Args:
+        uri: The table, which must be there.
+        files: Each with all columns of ``schema`` but the partition's.
+        schema: Becomes the table's.
+        partition: Partition columns.
+
+    Returns:
+        The newest Delta version after the commit.
+    """
+    now = int(time.time() * 1000)
+    actions: list[AddAction | RemoveAction] = [
+        AddAction(
+            file.path,
+            file.size,
+            {name: str(value) for name, value in file.partition.items()},
+            now,
+            True,
+            json.dumps({"numRecords": file.num_rows}),
+        )
+        for file in files
+    ]
+    DeltaTable(uri).create_write_transaction(
+        actions, "overwrite", schema, partition_by=list(partition)
+    )
+    return DeltaTable(uri).version()
 
 
 def count_between(uri: str, column: str, first: dt.date, last: dt.date) -> int:

@@ -6,9 +6,7 @@ a run that was killed goes on where it stopped, and a second run finds everythin
 """
 
 import hashlib
-import json
 import shutil
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -22,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from deltalake.transaction import AddAction, RemoveAction
 from pyarrow import fs
 
 from lumos import ledger
@@ -38,6 +35,7 @@ from lumos.datasets.fantasy_sports.shards import (
 )
 from lumos.datasets.fantasy_sports.world import World
 from lumos.dates import from_day_number
+from lumos.delta import DataFile, commit_files
 from lumos.progress import progress
 from lumos.settings import Settings
 from lumos.spill import read_part, write_parts
@@ -47,16 +45,6 @@ from lumos.verbs import Report, Request, TableWritten
 TABLES = ("activity", "event_context", "users", "sequences")
 _T = TypeVar("_T")
 _SPILLED = ("activity", "users", "sequences")
-
-
-@dataclass(frozen=True)
-class _File:
-    """A finished file of a table; ``partition`` maps the partition column to its value."""
-
-    path: str
-    size: int
-    num_rows: int
-    partition: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -158,7 +146,7 @@ def _play(work: _Work, number: int) -> None:
         write_parts(missing["sequences"], rows, bucket, recipe.num_buckets)
 
 
-def _files(work: _Work, name: str) -> tuple[Callable[[_Work, int], _File], int]:
+def _files(work: _Work, name: str) -> tuple[Callable[[_Work, int], DataFile], int]:
     """What writes a file of a table, and how many there are."""
     return {
         "activity": (_day_file, work.world.num_days),
@@ -168,24 +156,24 @@ def _files(work: _Work, name: str) -> tuple[Callable[[_Work, int], _File], int]:
     }[name]
 
 
-def _day_file(work: _Work, place: int) -> _File:
+def _day_file(work: _Work, place: int) -> DataFile:
     day = from_day_number(work.world.first + place).isoformat()
     return _file(work, "activity", {"day": day}, lambda: work.collect("activity", place))
 
 
-def _bucket_file(work: _Work, bucket: int) -> _File:
+def _bucket_file(work: _Work, bucket: int) -> DataFile:
     partition = {"bucket": str(bucket)}
     return _file(work, "sequences", partition, lambda: work.collect("sequences", bucket))
 
 
-def _users_file(work: _Work, shard: int) -> _File:
+def _users_file(work: _Work, shard: int) -> DataFile:
     def rows() -> pa.Table:
         return read_part([work.spill("users", shard)], 0)
 
     return _file(work, "users", {}, rows, f"{shard:05d}-")
 
 
-def _event_file(work: _Work, _: int) -> _File:
+def _event_file(work: _Work, _: int) -> DataFile:
     context = context_of(work.world)
     columns = {
         "day": pa.array(context.day.astype(np.int32)).cast(pa.date32()),
@@ -203,7 +191,7 @@ def _file(
     partition: Mapping[str, str],
     rows: Callable[[], pa.Table],
     prefix: str = "",
-) -> _File:
+) -> DataFile:
     """One file of a table, written unless it is there already."""
     folder = "".join(f"{column}={value}/" for column, value in partition.items())
     path = f"{folder}{prefix}{work.digest}.zstd.parquet"
@@ -220,10 +208,10 @@ def _file(
         )
         system.move(f"{whole}.part", whole)
     num_rows = pq.read_metadata(whole, filesystem=system).num_rows
-    return _File(path, system.get_file_info(whole).size, num_rows, partition)
+    return DataFile(path, system.get_file_info(whole).size, num_rows, partition)
 
 
-def _commit(work: _Work, name: str, files: list[_File]) -> int:
+def _commit(work: _Work, name: str, files: list[DataFile]) -> int:
     """Make the files the whole of a table; returns its version."""
     declared = tables(work.recipe)[name]
     schema = declared.arrow_schema(work.recipe)
@@ -233,18 +221,4 @@ def _commit(work: _Work, name: str, files: list[_File]) -> int:
     )
     if set(pa.table(table.get_add_actions())["path"].to_pylist()) == {f.path for f in files}:
         return table.version()
-    actions: list[AddAction | RemoveAction] = [
-        AddAction(
-            file.path,
-            file.size,
-            file.partition,
-            int(time.time() * 1000),
-            True,
-            json.dumps({"numRecords": file.num_rows}),
-        )
-        for file in files
-    ]
-    table.create_write_transaction(
-        actions, "overwrite", table.schema(), partition_by=list(declared.partition)
-    )
-    return DeltaTable(uri).version()
+    return commit_files(uri, files, schema, partition=declared.partition)
