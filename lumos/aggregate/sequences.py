@@ -2,26 +2,31 @@
 
 A pure function of ``activity`` and ``users`` at the versions that the ledger pins. Windows are
 never stored: a user's whole past takes about two kilobytes, its exploded windows a hundred times
-that.
+that. Two builders give the same rows: :mod:`~lumos.aggregate.advance` where an earlier run left
+something to start from, :mod:`~lumos.aggregate.rebuild` otherwise.
 """
 
 import datetime as dt
+import json
+import logging
 from collections.abc import Iterable
+from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
+import pyarrow as pa
 
 from lumos import ledger
 from lumos.aggregate import write
+from lumos.aggregate.advance import Built, advance
+from lumos.aggregate.changes import JOB, CannotAdvance, make_plan
 from lumos.aggregate.facts import Days
-from lumos.aggregate.spark import spark_session
-from lumos.aggregate.static import latest
 from lumos.config import Recipe
-from lumos.delta import predicate, read, replace
+from lumos.delta import open_table, predicate, read, replace
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Report, Request, TableWritten
 
 NOT_REGISTERED = "active but not in users yet"
+
+log = logging.getLogger(__name__)
 
 
 def sequences(request: Request) -> Report:
@@ -38,33 +43,54 @@ def sequences(request: Request) -> Report:
     activity = ledger.require(settings, recipe, "activity", date, remedy=remedy)
     users = ledger.require(settings, recipe, "users", date, remedy=remedy)
     _check_covered(request, activity, ledger.entries(settings, recipe, "activity"))
+    _check_columns(request, remedy)
     inputs: dict[str, int | str] = {"activity": activity.version, "users": users.version}
     done = ledger.already_done(request, "sequences", inputs)
     if done is not None:
         return done
-    num_days = write.count_rows(table_uri(settings, recipe, "activity"), activity.version)
-    with spark_session("lumos sequences", num_rows=num_days) as spark:
-        active = _days_of_users(_open(spark, request, activity), recipe, date)
-        known = _registered(_open(spark, request, users), date)
-        joined = active.join(known, "user_id", "full_outer").persist()
-        try:
-            unseen = joined.filter(F.col("registered_on").isNull())
-            num_unseen = _quarantine(request, unseen)
-            version = _write(joined.filter(F.col("registered_on").isNotNull()), request)
-        finally:
-            joined.unpersist()
-    num_rows = write.count_rows(table_uri(settings, recipe, "sequences"), version)
+    built, details = _build(request, activity, users)
+    details |= _quarantine(request, built.waiting)
+    num_rows = write.count_rows(table_uri(settings, recipe, "sequences"), built.version)
+    num_waiting = built.waiting.num_rows
     report = request.report(
-        tables=(TableWritten(table="sequences", version=version, rows=num_rows),),
-        rows_rejected=num_unseen,
-        details={"rejected": {NOT_REGISTERED: num_unseen} if num_unseen else {}},
+        tables=(TableWritten(table="sequences", version=built.version, rows=num_rows),),
+        rows_rejected=num_waiting,
+        details={
+            "rejected": {NOT_REGISTERED: num_waiting} if num_waiting else {},
+            # What a later run must know to start from this one.
+            "num_buckets": recipe.num_buckets,
+            **details,
+        },
     )
     return ledger.record(request, report, inputs=inputs, first_day=activity.first_day)
 
 
-def _open(spark: SparkSession, request: Request, entry: ledger.Entry) -> DataFrame:
-    uri = table_uri(request.settings, request.recipe, entry.table)
-    return spark.read.format("delta").option("versionAsOf", entry.version).load(uri)
+def _build(
+    request: Request, activity: ledger.Entry, users: ledger.Entry
+) -> tuple[Built, dict[str, Any]]:
+    """Let the builder work that can; returns also which one it was, and why."""
+    try:
+        plan = make_plan(request, activity, users)
+    except CannotAdvance as error:
+        # Imported here, so that to advance starts no Java.
+        from lumos.aggregate.rebuild import rebuild
+
+        log.info("sequences are rebuilt: %s", error)
+        return rebuild(request, activity, users), {"builder": "rebuild", "why": str(error)}
+    base = plan.base.entry
+    why = f"{len(plan.changed)} days changed since {base.business_date}, version {base.version}"
+    log.info("sequences advance: %s", why)
+    return advance(request, plan), {"builder": "advance", "why": why}
+
+
+def _check_columns(request: Request, remedy: str) -> None:
+    """An activity column is in the table once it was aggregated, if only for later dates."""
+    table = open_table(table_uri(request.settings, request.recipe, "activity"))
+    found = {field.name for field in table.schema().fields} if table else set()
+    missing = [column.name for column in request.recipe.activity if column.name not in found]
+    if missing:
+        msg = f"activity of recipe {request.recipe.name} lacks {', '.join(missing)}. {remedy}"
+        raise BadInput(msg)
 
 
 def _check_covered(request: Request, own: ledger.Entry, runs: Iterable[ledger.Entry]) -> None:
@@ -96,73 +122,25 @@ def _command(recipe: Recipe, date: dt.date, days: int) -> str:
     return f"lumos aggregate --recipe {recipe.name} --date {date}{window}"
 
 
-def _days_of_users(activity: DataFrame, recipe: Recipe, date: dt.date) -> DataFrame:
-    """One row a user: ``days``, ascending, as small as the loader reads them."""
-    values = [F.col(column.name).cast("float").alias(column.name) for column in recipe.activity]
-    day = F.struct(F.unix_date("day").cast("smallint").alias("day"), *values)
-    # A struct sorts by its first field, and no user has a day twice.
-    return (
-        activity.filter(F.col("day") <= F.lit(date))
-        .groupBy("user_id")
-        .agg(F.sort_array(F.collect_list(day)).alias("days"), F.min("day").alias("_first_active"))
-    )
-
-
-def _registered(users: DataFrame, date: dt.date) -> DataFrame:
-    valid = latest(users.filter(F.col("valid_from") <= F.lit(date)))
-    return valid.filter(F.col("registered_on") <= F.lit(date))
-
-
-def _write(joined: DataFrame, request: Request) -> int:
-    recipe = request.recipe
-    table = tables(recipe)["sequences"]
-    days_type = {column.name: column.type for column in table.columns}["days"]
-    bucket = F.pmod(F.xxhash64("user_id"), F.lit(recipe.num_buckets)).cast("int")
-    rows = joined.withColumns(
-        {
-            # Who was active before the day it says it registered existed before that day.
-            "registered_on": F.least("registered_on", "_first_active"),
-            "days": F.coalesce(F.col("days"), F.array().cast(days_type)),
-            "bucket": bucket,
-        }
-    ).select(*table.column_names)
-    uri = table_uri(request.settings, recipe, "sequences")
-    (
-        rows.repartition("bucket")
-        .sortWithinPartitions("bucket", "user_id")
-        .write.format("delta")
-        .mode("overwrite")
-        .option("overwriteSchema", True)
-        .options(**write.RETENTION)
-        .partitionBy(*table.partition)
-        .save(uri)
-    )
-    return write.newest_version(request, "sequences")
-
-
-def _quarantine(request: Request, unseen: DataFrame) -> int:
-    """Put users without a registration aside; returns how many there are."""
+def _quarantine(request: Request, waiting: pa.Table) -> dict[str, Any]:
+    """Put users without a registration aside; says in which version they stand there."""
     recipe, date = request.recipe, request.date
     table = tables(recipe)["quarantine"]
-    row = F.to_json(
-        F.struct(
-            "user_id",
-            F.col("_first_active").alias("first_active_on"),
-            F.size("days").alias("num_days"),
-        )
-    )
-    rows = unseen.select(
-        F.lit("sequences").alias("job"),
-        F.lit(date).alias("day"),
-        F.lit(NOT_REGISTERED).alias("reason"),
-        F.lit("activity").alias("raw_table"),
-        row.alias("row"),
-        F.lit(1).cast("bigint").alias("num_rows"),
-    )
     uri = table_uri(request.settings, recipe, "quarantine")
-    where = predicate(job="sequences", day=date)
-    found = rows.toArrow()
+    where = predicate(job=JOB, day=date)
     before = read(uri, where=where)
-    if found.num_rows or (before is not None and before.num_rows):
-        replace(uri, write.as_declared(found, table, recipe), where=where)
-    return int(found.num_rows)
+    if not waiting.num_rows and (before is None or not before.num_rows):
+        return {}
+    rows = [
+        {
+            "job": JOB,
+            "day": date,
+            "reason": NOT_REGISTERED,
+            "raw_table": "activity",
+            "row": json.dumps(user, default=str, ensure_ascii=False, separators=(",", ":")),
+            "num_rows": 1,
+        }
+        for user in waiting.sort_by("user_id").to_pylist()
+    ]
+    found = pa.Table.from_pylist(rows, schema=table.arrow_schema(recipe))
+    return {"quarantine_version": replace(uri, found, where=where)}

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
+from deltalake.schema import Field, PrimitiveType
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -35,10 +36,12 @@ DAY_COLUMN = {"activity": "day", "event_context": "known_on", "users": "valid_fr
 
 
 def ensure_table(settings: Settings, recipe: Recipe, name: str) -> None:
-    """Create a contract table where there is none.
+    """Create a contract table where there is none; add new activity columns where there is one.
+
+    A column is added to the log alone: days written before it stay as they are, and say null.
 
     Raises:
-        BadInput: There is one, with other columns.
+        BadInput: There is one, and its columns differ in another way.
     """
     uri, table = table_uri(settings, recipe, name), tables(recipe)[name]
     existing = open_table(uri)
@@ -53,7 +56,11 @@ def ensure_table(settings: Settings, recipe: Recipe, name: str) -> None:
         return
     found = {field.name for field in existing.schema().fields}
     changed = sorted(found ^ set(table.column_names))
-    if changed:
+    gained = [column.name for column in recipe.activity if column.name in changed]
+    if name == "activity" and found < set(table.column_names) and len(gained) == len(changed):
+        double = PrimitiveType("double")
+        existing.alter.add_columns([Field(column, double, nullable=True) for column in gained])
+    elif changed:
         msg = (
             f"table {name} at {uri} was made by another form of recipe {recipe.name}: columns "
             f"{', '.join(changed)} differ. Give the new form another name, or move the folder "
@@ -120,6 +127,9 @@ def put_back(
     column = DAY_COLUMN[name]
     for entry, part in owners(days, runs):
         old = spark.read.format("delta").option("versionAsOf", entry.version).load(uri)
+        # Columns that came later: these days go on saying null.
+        later = set(tables(request.recipe)[name].column_names) - set(old.columns)
+        old = old.withColumns({column: F.lit(None).cast("double") for column in later})
         commit(old.filter(part.hold(F.col(column))), request, name, part)
 
 
