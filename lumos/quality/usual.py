@@ -27,12 +27,16 @@ _SIGMAS, _MAD_TO_SIGMA, _LEAST_CHANGE = 6.0, 1.4826, 0.1
 
 @dataclass(frozen=True)
 class Day:
-    """One day of activity in numbers; means are over the rows where the user was active."""
+    """One day of activity in numbers.
+
+    Means are over the rows where the user was active; ``empty`` are the columns without a value.
+    """
 
     num_rows: int
     num_raw_rows: int
     num_active: int
     means: Mapping[str, float]
+    empty: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def daily_profile(activity: "DataFrame", recipe: Recipe) -> dict[dt.date, Day]:
             f.sum("num_raw_rows").alias("_raw_rows"),
             f.count_if(is_active).alias("_active"),
             *(f.avg(f.when(is_active, f.col(name))).alias(name) for name in names),
+            *(f.count(column.name).alias(f"_{column.name}") for column in recipe.activity),
         )
         .collect()
     )
@@ -101,9 +106,35 @@ def daily_profile(activity: "DataFrame", recipe: Recipe) -> dict[dt.date, Day]:
             num_raw_rows=row["_raw_rows"],
             num_active=row["_active"],
             means={name: row[name] for name in names if row[name] is not None},
+            empty=frozenset(c.name for c in recipe.activity if not row[f"_{c.name}"]),
         )
         for row in sorted(rows, key=lambda row: row["day"])
     }
+
+
+def without_older_days(
+    activity: "DataFrame", profile: Mapping[dt.date, Day], recipe: Recipe
+) -> "DataFrame":
+    """Activity in which days from before a column came say zero, as every reader takes them.
+
+    A column that has no value on a whole day was not there yet; one that lacks some stays as it
+    is, and is a fault.
+
+    Args:
+        activity: Rows of some days.
+        profile: Of the same rows.
+        recipe: Declares the columns.
+    """
+    from pyspark.sql import functions as f
+
+    filled = {}
+    for column in recipe.activity:
+        older = [day for day, found in profile.items() if column.name in found.empty]
+        if older:
+            value = f.col(column.name)
+            is_older = f.col("day").isin(older)
+            filled[column.name] = f.when(is_older, f.coalesce(value, f.lit(0.0))).otherwise(value)
+    return activity.withColumns(filled) if filled else activity
 
 
 def against_usual_days(

@@ -23,7 +23,7 @@ from lumos.quality.measure import (
     write_metrics,
 )
 from lumos.quality.suites import checks, flags
-from lumos.quality.usual import against_usual_days, daily_profile
+from lumos.quality.usual import against_usual_days, daily_profile, without_older_days
 from lumos.tables import table_uri, tables
 from lumos.verbs import GateRefused, Report, Request, TableWritten
 
@@ -151,8 +151,8 @@ def _examine(request: Request, entry: Entry, versions: Mapping[str, int]) -> lis
     num_days = count_rows(table_uri(request.settings, recipe, "activity"), versions["activity"])
     with spark_session(f"lumos validate {date}", num_rows=num_days) as spark:
         with _cached(spark, request, "activity", versions, start) as activity:
-            findings = _rows(request, "activity", activity)
             profile = daily_profile(activity, recipe)
+            findings = _rows(request, "activity", without_older_days(activity, profile, recipe))
         for table in _others(request, versions):
             with _cached(spark, request, table, versions, EPOCH) as frame:
                 findings += _rows(request, table, frame)
