@@ -1,0 +1,125 @@
+"""What the platform costs at the size of a large one.
+
+    python -m benchmarks.scale advance [--users 1000000] [--buckets 20] [--lake FOLDER]
+
+``advance`` writes the tables of a made-up platform of four years, builds ``sequences`` for the
+day before the last one, and then for the last day twice: from all of activity (Spark) and from
+the day before. The two tables are compared user by user before their times are. With ``--lake``
+the tables are kept there and found again; otherwise they go to a temporary folder.
+"""
+
+import argparse
+import datetime as dt
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from lumos import ledger
+from lumos.accio.read import sequence_files
+from lumos.aggregate.sequences import sequences
+from lumos.config import Recipe, override
+from lumos.datasets.fantasy_sports import World, recipe
+from lumos.datasets.fantasy_sports.write import write_tables
+from lumos.settings import Settings
+from lumos.tables import table_uri
+from lumos.verbs import Report, Request
+
+_USERS_A_BUCKET = 50_000
+
+
+def main() -> int:
+    """Print a table and, last, one JSON line."""
+    made = argparse.ArgumentParser(prog="benchmarks.scale", description=__doc__)
+    parts = made.add_subparsers(dest="part", required=True)
+    part = parts.add_parser("advance", help="sequences of one more day against all of them anew")
+    part.add_argument("--users", type=int, default=1_000_000)
+    part.add_argument("--buckets", type=int, help=f"default: {_USERS_A_BUCKET:,} users each")
+    part.add_argument("--lake", type=Path)
+    arguments = made.parse_args()
+    with tempfile.TemporaryDirectory(prefix="lumos-benchmark-") as scratch:
+        lake = (arguments.lake or Path(scratch) / "lake").absolute()
+        # The home is the user's own: there are Spark's JARs.
+        settings = Settings.from_environment({**os.environ, "LUMOS_LAKE": str(lake)})
+        buckets = arguments.buckets or max(2, arguments.users // _USERS_A_BUCKET)
+        shaped = override(recipe(), {"num_buckets": buckets})
+        found = advance(settings, shaped, World(arguments.users), Path(scratch))
+    table = Table(title=f"{arguments.users:,} users, one more day of sequences")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for figure, value in found.items():
+        table.add_row(figure, f"{value:,}")
+    Console().print(table)
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0
+
+
+def advance(settings: Settings, shaped: Recipe, world: World, scratch: Path) -> dict[str, float]:
+    """Seconds of both builders for the last day of a world, and whether their tables agree."""
+    report = write_tables(
+        settings,
+        shaped,
+        world,
+        scratch=scratch / "world",
+        names=["activity", "users"],
+        processes=os.cpu_count() or 1,
+    )
+    before = world.last_day - dt.timedelta(days=1)
+    for day in (before, world.last_day):
+        # The world's own entry is of the verb that wrote it; both dates read the same tables.
+        request = Request(verb="land", recipe=shaped, date=day, settings=settings)
+        ledger.record(
+            request,
+            request.report(tables=report.tables),
+            inputs={"world": repr(world)},
+            first_day=world.first_day,
+        )
+    _timed(settings, shaped, before, force=True)
+    # Advance first: it may not start from the other one's result.
+    advanced, advance_s = _timed(settings, shaped, world.last_day, force=False)
+    rebuilt, rebuild_s = _timed(settings, shaped, world.last_day, force=True)
+    if advanced.details["builder"] != "advance":
+        raise RuntimeError(f"sequences did not advance: {advanced.details['why']}")
+    uri = table_uri(settings, shaped, "sequences")
+    versions = [run.tables[0].version for run in (rebuilt, advanced)]
+    return {
+        "users": world.num_users,
+        "buckets": shaped.num_buckets,
+        "cores": os.cpu_count() or 1,
+        "rebuild_s": round(rebuild_s, 1),
+        "advance_s": round(advance_s, 1),
+        "advance_share_of_rebuild": round(advance_s / rebuild_s, 4),
+        "results_equal": are_equal(uri, *versions),
+    }
+
+
+def _timed(
+    settings: Settings, shaped: Recipe, date: dt.date, *, force: bool
+) -> tuple[Report, float]:
+    request = Request(verb="sequences", recipe=shaped, date=date, settings=settings, force=force)
+    started = time.monotonic()
+    report = sequences(request)
+    return report, time.monotonic() - started
+
+
+def are_equal(uri: str, one: int, other: int) -> bool:
+    """Whether two versions of ``sequences`` hold the same users, in the same order, bit for bit."""
+    files = [sequence_files(uri, version) for version in (one, other)]
+    if [file.bucket for file in files[0]] != [file.bucket for file in files[1]]:
+        return False
+    for pair in zip(*files, strict=True):
+        first, second = (pq.ParquetFile(file.path).read() for file in pair)
+        second = second.select(first.column_names)  # Spark keeps the bucket in the file too
+        if not first.equals(second.cast(first.schema)):
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
