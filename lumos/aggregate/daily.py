@@ -162,6 +162,8 @@ def _placed_in(plan: Plan, name: str) -> tuple[str, Days]:
 def _write(spark: SparkSession, plan: Plan, rows: Rows) -> Report:
     """Quarantine, write, audit, put back what later dates know better, and enter the ledger."""
     request = plan.request
+    # Only now: a SELECT that was refused shall leave no column behind.
+    write.add_columns(request.settings, request.recipe, "activity")
     _quarantine(spark, plan, rows)
     versions = {}
     for name in SELECTS:

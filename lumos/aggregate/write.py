@@ -36,12 +36,10 @@ DAY_COLUMN = {"activity": "day", "event_context": "known_on", "users": "valid_fr
 
 
 def ensure_table(settings: Settings, recipe: Recipe, name: str) -> None:
-    """Create a contract table where there is none; add new activity columns where there is one.
-
-    A column is added to the log alone: days written before it stay as they are, and say null.
+    """Create a contract table where there is none.
 
     Raises:
-        BadInput: There is one, and its columns differ in another way.
+        BadInput: There is one, and its columns differ by more than new activity columns.
     """
     uri, table = table_uri(settings, recipe, name), tables(recipe)[name]
     existing = open_table(uri)
@@ -56,17 +54,32 @@ def ensure_table(settings: Settings, recipe: Recipe, name: str) -> None:
         return
     found = {field.name for field in existing.schema().fields}
     changed = sorted(found ^ set(table.column_names))
-    gained = [column.name for column in recipe.activity if column.name in changed]
-    if name == "activity" and found < set(table.column_names) and len(gained) == len(changed):
-        double = PrimitiveType("double")
-        existing.alter.add_columns([Field(column, double, nullable=True) for column in gained])
-    elif changed:
+    if set(changed) - set(_gained(existing, recipe, name)):
         msg = (
             f"table {name} at {uri} was made by another form of recipe {recipe.name}: columns "
             f"{', '.join(changed)} differ. Give the new form another name, or move the folder "
             f"{settings.lake}/{recipe.name} away and aggregate again from the first day"
         )
         raise BadInput(msg)
+
+
+def add_columns(settings: Settings, recipe: Recipe, name: str) -> None:
+    """Let a contract table have the activity columns that its recipe has gained.
+
+    They are added to the log alone: days written before stay as they are, and say null.
+    """
+    existing = DeltaTable(table_uri(settings, recipe, name))
+    gained = _gained(existing, recipe, name)
+    if gained:
+        double = PrimitiveType("double")
+        existing.alter.add_columns([Field(column, double, nullable=True) for column in gained])
+
+
+def _gained(existing: DeltaTable, recipe: Recipe, name: str) -> list[str]:
+    """Activity columns that the recipe has and the table has not."""
+    found = {field.name for field in existing.schema().fields}
+    is_activity = name == "activity" and found < set(tables(recipe)[name].column_names)
+    return [c.name for c in recipe.activity if c.name not in found] if is_activity else []
 
 
 def commit(

@@ -1,5 +1,6 @@
 import datetime as dt
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from lumos.config import ActivityColumn
 from lumos.delta import open_table
 from lumos.tables import table_uri
 from lumos.verbs import BadInput, GateRefused
+from tests.aggregate.ready import with_tips
 from tests.aggregate.shop import ACTIVITY_SQL, STATIC_SQL, D, Shop, at_noon, day, order, recipe
 
 pytestmark = pytest.mark.usefixtures("spark")
@@ -251,10 +253,35 @@ def test_a_day_without_data_names_the_newest_landed_day_and_the_remedy(aggregate
     assert aggregated.aggregate(2).details["empty_days"] == 1, "an empty day inside is fine"
 
 
-def test_a_table_made_by_another_form_of_the_recipe_is_named(aggregated: Shop) -> None:
-    more = (
-        *recipe().activity,
-        ActivityColumn(name="tips", kind="continuous", unit="INR"),
+@pytest.mark.parametrize("columns", [("bought",), ("bought", "spent")])
+def test_a_table_made_by_another_form_of_the_recipe_is_named(
+    aggregated: Shop, columns: tuple[str, ...]
+) -> None:
+    activity = tuple(
+        ActivityColumn(name=name, kind="continuous" if number else "binary", unit="")
+        for number, name in enumerate(columns)
     )
-    with pytest.raises(BadInput, match="columns tips differ"):
-        aggregated.aggregate(recipe=recipe(activity=more))
+    with pytest.raises(BadInput, match=r"columns amount(, spent)? differ"):
+        aggregated.aggregate(recipe=recipe(activity=activity))
+
+
+def test_a_new_activity_column_is_null_on_the_days_before_it_whatever_runs_again(
+    aggregated: Shop,
+) -> None:
+    more = with_tips(recipe())
+    files = set(Path(table_uri(aggregated.settings, recipe(), "activity")).glob("day=*/*"))
+    with pytest.raises(BadInput, match="missing: tips"):
+        aggregated.aggregate(recipe=more)
+    assert "tips" not in aggregated.rows("activity")[0], "a refused SELECT leaves no column behind"
+
+    aggregated.land("orders", [order(20, 1)])
+    text = ACTIVITY_SQL.replace("SUM(amount) AS amount", "SUM(amount) AS amount, 0.5D AS tips")
+    (aggregated.sql / "activity.sql").write_text(text)
+    aggregated.aggregate(1, recipe=more)
+    tips = {row["day"]: row["tips"] for row in aggregated.rows("activity")}
+    assert tips == {day(n): 0.5 if n >= -1 else None for n in range(-9, 2)}
+    assert files <= set(Path(table_uri(aggregated.settings, more, "activity")).glob("day=*/*"))
+
+    # An older date gives its days back to the runs that know them better.
+    aggregated.aggregate(-2, recipe=more)
+    assert {row["day"]: row["tips"] for row in aggregated.rows("activity")} == tips

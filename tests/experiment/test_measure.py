@@ -1,12 +1,15 @@
 """What Spark adds up, against the same arithmetic in plain Python."""
 
 import datetime as dt
+import shutil
+from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from lumos.config import Experiment, Variant
-from lumos.delta import open_table
+from lumos.delta import open_table, read, replace
 from lumos.experiment.assignment import variant_of
 from lumos.tables import table_uri
 from lumos.verbs import BadInput
@@ -50,6 +53,26 @@ def test_outcomes_are_what_plain_python_counts(measured: Lake) -> None:
         assert row["num_users"] == len(present)
         assert row["num_active"] == len(spent)
         assert row["cost"] == pytest.approx(sum(spent), abs=1e-9)
+
+
+def test_a_cost_from_before_its_column_came_is_zero(lake: Lake, tmp_path: Path) -> None:
+    since = START + 4 * DAY
+    spent = {key: cost if key[1] >= since else 0.0 for key, cost in visits().items()}
+    other = Lake.at(tmp_path / "other", lake.recipe)
+    for each in (lake, other):
+        each.users(USERS, DATE)
+        each.activity(spent, DATE)
+    uri = table_uri(lake.settings, lake.recipe, "activity")
+    rows = read(uri)
+    spend = pc.if_else(pc.less(rows["day"], since), None, rows["spend"])
+    rows = rows.set_column(rows.column_names.index("spend"), "spend", spend)
+    shutil.rmtree(uri)
+    lake.ready("activity", DATE, replace(uri, rows, where=None, partition=["day"]))
+    for each in (lake, other):
+        each.run("assign", DATE)
+        each.run("measure", DATE)
+    for name in ("outcomes", "effects"):
+        assert lake.rows(name) == other.rows(name)
 
 
 def test_effects_and_outcomes_agree(measured: Lake) -> None:

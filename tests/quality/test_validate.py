@@ -76,6 +76,18 @@ def test_a_critical_fault_refuses_the_day_and_refuses_it_again(lake):
     assert find(lake.world.settings, GYM, "quality", DATE).verdict == READY
 
 
+def test_days_before_a_column_came_pass_and_a_hole_in_a_day_does_not(lake):
+    def without_spend(is_empty):
+        return [row | ({"spend": None} if is_empty(row) else {}) for row in activity_rows()]
+
+    lake.write("activity", without_spend(lambda row: row["day"] < DATE))
+    assert lake.world.run("validate").metrics["num_warnings"] == 0
+
+    lake.write("activity", without_spend(lambda row: row["user_id"] == "m-0é"))
+    with pytest.raises(GateRefused, match="spend is null in 40 rows"):
+        lake.world.run("validate")
+
+
 def test_what_is_odd_is_noted_and_stops_nothing(lake, spark):
     def halved(row):
         number = int(row["user_id"][2])
