@@ -18,15 +18,16 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 from rich.console import Console
 from rich.table import Table
 
 from lumos import ledger
-from lumos.accio.read import sequence_files
 from lumos.aggregate.sequences import sequences
 from lumos.config import Recipe, override
 from lumos.datasets.fantasy_sports import World, recipe
 from lumos.datasets.fantasy_sports.write import write_tables
+from lumos.delta import data_files
 from lumos.settings import Settings
 from lumos.tables import table_uri, tables
 from lumos.verbs import Report, Request
@@ -111,13 +112,16 @@ def _timed(
 
 def are_equal(uri: str, one: int, other: int, columns: list[str]) -> bool:
     """Whether two versions of ``sequences`` hold the same users, in the same order, bit for bit."""
-    files = [sequence_files(uri, version) for version in (one, other)]
-    if [file.bucket for file in files[0]] != [file.bucket for file in files[1]]:
+    files = [
+        {file.partition["bucket"]: f"{uri}/{file.path}" for file in data_files(table)}
+        for table in (DeltaTable(uri, version=version) for version in (one, other))
+    ]
+    if files[0].keys() != files[1].keys():
         return False
-    for pair in zip(*files, strict=True):
+    for bucket in files[0]:
         # Spark keeps the bucket in the file too.
         first, second = (
-            pq.ParquetFile(file.path).read(columns=columns).combine_chunks() for file in pair
+            pq.ParquetFile(paths[bucket]).read(columns=columns).combine_chunks() for paths in files
         )
         if not first.equals(second.cast(first.schema)):
             return False

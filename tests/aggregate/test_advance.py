@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from lumos import ledger
-from lumos.accio.read import Users, read_users, sequence_files
+from lumos.accio.table import Columns, SequenceTable
+from lumos.accio.users import Users
 from lumos.aggregate import advance as advancing
 from lumos.aggregate.changes import changed_days
 from lumos.aggregate.rebuild import rebuild
@@ -180,8 +181,9 @@ def test_a_new_column_is_null_on_old_days_and_no_old_file_is_written_again(ready
     rows = ready.users(ready.version("sequences")).to_pylist()
     found = {row["user_id"]: row["days"] for row in rows}
     assert [cells["tips"] for cells in found["1"]] == [None, 0.5]
-    files = sequence_files(ready.uri("sequences"), ready.version("sequences"))
-    users = Users.concat([read_users(file, shape) for file in files])
+    names = tuple(column.name for column in shape.activity)
+    loader = SequenceTable.open(ready.uri("sequences"), Columns(activity=names))
+    users = Users.concat(list(loader.users()))
     assert sorted(users.values[:, 2].tolist()) == [0.0, 0.0, 0.5], "the loader takes null as zero"
     assert_as_rebuilt(ready, day(1), shape)
 
@@ -223,7 +225,8 @@ sys.exit(main(sys.argv[1:]))
     ended = subprocess.run([sys.executable, "-c", killed, *arguments], env=ready.environment)
     assert ended.returncode == -signal.SIGKILL
     num_files = len(list(Path(ready.uri("sequences")).glob("bucket=*/*.parquet")))
-    assert num_files > len(sequence_files(ready.uri("sequences"), version)), "it came that far"
+    named = data_files(DeltaTable(ready.uri("sequences"), version=version))
+    assert num_files > len(named), "it came that far"
     assert ready.version("sequences") == version
     assert ready.users(version).equals(before)
     assert ledger.find(ready.settings, recipe(), "sequences", day(1)) is None
@@ -253,8 +256,8 @@ def test_both_builders_write_row_groups_of_the_size_that_the_loader_reads(
 
 
 def assert_row_groups(ready: Ready) -> None:
-    for file in sequence_files(ready.uri("sequences"), ready.version("sequences")):
-        with pq.ParquetFile(file.path) as parquet:
+    for file in data_files(DeltaTable(ready.uri("sequences"))):
+        with pq.ParquetFile(Path(ready.uri("sequences")) / file.path) as parquet:
             groups = [parquet.metadata.row_group(n) for n in range(parquet.num_row_groups)]
             names = parquet.read(["user_id"])["user_id"].to_pylist()
         assert names == sorted(names)
