@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import worlds
+from benchmarks import _worlds as worlds
 from benchmarks.peers.race import PeerResult, delivered, differences, our_digests, race
 from benchmarks.peers.window import Spec
 from lumos.accio.loader import Accio, Sampling
@@ -101,8 +101,9 @@ def decode(table: SequenceTable) -> float:
 
 
 def accio(table: SequenceTable, sampling: Sampling) -> Accio:
-    """Ours, with one worker."""
-    return Accio(table, sampling, batch_size=BATCH_SIZE, seed=SEED, num_workers=1)
+    """Ours, with one worker; more windows a read take lanes of the same memory."""
+    lanes = 64 // sampling.windows_per_user
+    return Accio(table, sampling, batch_size=BATCH_SIZE, seed=SEED, num_workers=1, num_lanes=lanes)
 
 
 def stream(table: SequenceTable, sampling: Sampling) -> float:

@@ -20,7 +20,7 @@ from deltalake import DeltaTable
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import worlds
+from benchmarks import _worlds as worlds
 from lumos.accio.loader import Accio
 from lumos.accio.table import SequenceTable
 
