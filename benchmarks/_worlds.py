@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from lumos.accio.contract import open_sequences
-from lumos.accio.loader import Sampling
+from lumos.accio.stream import Sampling
 from lumos.accio.table import SequenceTable
 from lumos.config import Recipe, override
 from lumos.datasets.fantasy_sports import World, recipe

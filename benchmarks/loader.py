@@ -26,7 +26,8 @@ from rich.table import Table
 from benchmarks import _worlds as worlds
 from benchmarks.peers.race import PeerResult, delivered, differences, our_digests, race
 from benchmarks.peers.window import Spec
-from lumos.accio.loader import Accio, Sampling
+from lumos.accio.loader import Accio
+from lumos.accio.stream import Sampling
 from lumos.accio.table import SequenceTable
 from lumos.progress import progress
 from lumos.settings import Settings

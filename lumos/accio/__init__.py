@@ -1,8 +1,10 @@
 """Accio: stream a Delta table of one row a user into PyTorch. `docs/accio.md` is its guide."""
 
-from lumos.accio.batch import RaggedBatch, densify
+from lumos.accio.batch import RaggedBatch
+from lumos.accio.dense import densify
 from lumos.accio.events import EventCalendar
-from lumos.accio.loader import Accio, Sampling
+from lumos.accio.loader import Accio
+from lumos.accio.stream import Sampling
 from lumos.accio.table import Columns, SequenceTable
 
 __all__ = [

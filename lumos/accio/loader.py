@@ -1,193 +1,37 @@
 """Accio: an epoch of windows, streamed from a pinned Delta version into a training.
 
-The plan says who reads what; here row groups are read ahead by a thread, cut into windows, and
-held one a lane until batches have used them up. With workers, each serves the lanes that the plan
-gives it, and their parts of a batch are joined in the process that trains.
+The plan says who reads what, a stream makes one worker's part of it; here the parts of all workers
+of a rank are joined, counted, and handed to the training.
 """
 
 import hashlib
 import logging
 import multiprocessing
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from multiprocessing import forkserver
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from lumos.accio.batch import RaggedBatch, empty_slots, ragged_batch
-from lumos.accio.chance import Chance, draw_inner_origins, draw_origins, first_origins, hash_users
-from lumos.accio.plan import Plan, check_world, plan_epoch
+from lumos.accio.batch import RaggedBatch
+from lumos.accio.plan import check_world
+from lumos.accio.stream import READ_AHEAD, Keep, Sampling, Stream
 from lumos.accio.table import SequenceTable
-from lumos.accio.users import Users
 from lumos.verbs import BadInput
 
 log = logging.getLogger(__name__)
 
-Keep = Callable[[Users], np.ndarray]
-
 _GIB = 1 << 30
-_READ_AHEAD = 2
 _MUCH_WASTE = 0.1
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Which windows an epoch holds: ``windows_per_user`` of each user.
-
-    Attributes:
-        history_days: T, days up to the last origin.
-        horizon_days: F, days after an origin that are forecast.
-        first_origin: First day number that may be an origin; later for who registers later.
-        last_origin: Last one; who registers after it has no window.
-        windows_per_user: How many windows of a user one read gives.
-        origins_per_window: M, forecast origins inside each history; the last is its end.
-    """
-
-    history_days: int
-    horizon_days: int
-    first_origin: int
-    last_origin: int
-    windows_per_user: int = 1
-    origins_per_window: int = 1
-
-    def __post_init__(self) -> None:
-        least = {"history_days": 1, "horizon_days": 0, "windows_per_user": 1,
-                 "origins_per_window": 1}  # fmt: skip
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                msg = f"{name}={getattr(self, name)}, expected at least {minimum}"
-                raise BadInput(msg)
-        if self.first_origin > self.last_origin:
-            msg = (
-                f"first_origin={self.first_origin} is after last_origin={self.last_origin}: "
-                "there is no day to forecast from"
-            )
-            raise BadInput(msg)
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """Everything that a process needs to make its part of an epoch; it is sent to workers."""
-
-    table: SequenceTable
-    sampling: Sampling
-    counts: np.ndarray
-    keep: Keep | None
-    batch_size: int
-    num_lanes: int
-    seed: int
-    rank: int
-    world_size: int
-
-    def plan(self, epoch: int) -> Plan:
-        return plan_epoch(
-            self.counts,
-            seed=self.seed,
-            epoch=epoch,
-            batch_size=self.batch_size,
-            num_lanes=self.num_lanes,
-        )
-
-    def eligible(self, users: Users) -> np.ndarray:
-        """Numbers of the users that have a window."""
-        has_origin = users.registered <= self.sampling.last_origin
-        return np.flatnonzero(has_origin if self.keep is None else has_origin & self.keep(users))
-
-    def parts(
-        self, epoch: int, first_step: int, worker: int, num_workers: int
-    ) -> Iterator[RaggedBatch]:
-        """This worker's part of every step, in the order of lanes."""
-        plan = self.plan(epoch)
-        lanes = plan.lanes_of(self.rank, self.world_size, worker, num_workers)
-        nobody = self.empty(0)
-        held = dict.fromkeys(lanes, (nobody, 0))  # a piece, and how many of its windows are gone
-        pieces = self._pieces(plan, plan.reads(lanes, first_step))
-        for step in range(first_step, plan.num_steps):
-            parts = []
-            slices = plan.slices(lanes, step)
-            for lane, wanted in zip(lanes, (slices[:, 1] - slices[:, 0]).tolist(), strict=True):
-                while wanted:
-                    piece, start = held[lane]
-                    if start == len(piece):
-                        # Reads come in the order in which steps and lanes ask for them.
-                        piece, start = next(pieces), 0
-                    stop = min(start + wanted, len(piece))
-                    parts.append(piece.part(start, stop))
-                    held[lane] = (piece, stop) if stop < len(piece) else (nobody, 0)
-                    wanted -= stop - start
-            yield RaggedBatch.concat(parts) if parts else nobody
-
-    def _pieces(self, plan: Plan, reads: np.ndarray) -> Iterator[RaggedBatch]:
-        """The pieces of the reads, some read ahead by threads (Arrow leaves Python's lock)."""
-        pending: deque[Future[RaggedBatch]] = deque()
-        with ThreadPoolExecutor(_READ_AHEAD) as pool:
-            try:
-                for read in reads:
-                    pending.append(pool.submit(self._piece, plan, read))
-                    if len(pending) > _READ_AHEAD:
-                        yield pending.popleft().result()
-                while pending:
-                    yield pending.popleft().result()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def _piece(self, plan: Plan, read: np.void) -> RaggedBatch:
-        """The windows of some samples of a shard, in the epoch's order."""
-        shard = int(read["shard"])
-        users = self.table.read(shard)
-        eligible = self.eligible(users)
-        sampling, draws = self.sampling, self.sampling.windows_per_user
-        if len(eligible) * draws != self.counts[shard]:
-            msg = (
-                f"{self.table.files[self.table.shards[shard]['file']].path} has {len(eligible)} "
-                f"users to give, {self.counts[shard] // draws} were planned: `keep` must depend "
-                "on nothing but the user, and the file must never change"
-            )
-            raise BadInput(msg)
-        order = plan.order_within(shard, len(eligible) * draws)[read["start"] : read["stop"]]
-        rows, draw = eligible[order // draws], order % draws
-        return ragged_batch(
-            users,
-            self._origins(users, rows, draw, plan.epoch),
-            sampling.history_days,
-            sampling.horizon_days,
-            rows=rows,
-            number=plan.numbers(read),
-        )
-
-    def _origins(self, users: Users, rows: np.ndarray, draw: np.ndarray, epoch: int) -> np.ndarray:
-        sampling, hashes = self.sampling, hash_users(users.user_id)[rows]
-        first = first_origins(users.registered[rows], sampling.first_origin)
-        chance = Chance(self.seed, epoch, draw)
-        last = draw_origins(hashes, first, sampling.last_origin, chance)
-        if sampling.origins_per_window == 1:
-            return last
-        first = np.maximum(first, last - sampling.history_days + 1)
-        return draw_inner_origins(hashes, first, last, sampling.origins_per_window, chance)
-
-    def empty(self, num_slots: int) -> RaggedBatch:
-        """Slots that nobody fills."""
-        columns, sampling = self.table.columns, self.sampling
-        return empty_slots(
-            num_slots,
-            pa.schema([(name, self.table.types[name]) for name in columns.static]),
-            len(columns.activity),
-            np.full(sampling.origins_per_window, sampling.last_origin),
-            sampling.history_days,
-            sampling.horizon_days,
-        )
 
 
 class _Parts(IterableDataset[RaggedBatch]):
     """One worker's share of what is left of an epoch."""
 
-    def __init__(self, stream: _Stream, epoch: int, first_step: int) -> None:
+    def __init__(self, stream: Stream, epoch: int, first_step: int) -> None:
         self._stream, self._epoch, self._first_step = stream, epoch, first_step
 
     def __iter__(self) -> Iterator[RaggedBatch]:
@@ -248,7 +92,7 @@ class Accio(IterableDataset[RaggedBatch]):
         if world_size is None:
             world_size = int(os.environ.get("WORLD_SIZE", "1"))
         check_world(num_lanes, world_size)
-        stream = _Stream(
+        stream = Stream(
             table, sampling, np.zeros(0, np.int64), keep, batch_size, num_lanes, seed, rank,
             world_size,
         )  # fmt: skip
@@ -287,7 +131,7 @@ class Accio(IterableDataset[RaggedBatch]):
     def worker_bytes(self) -> int:
         """What a worker holds at most: a piece a lane and those read ahead, fully decoded."""
         table, share = self._stream.table, self._stream.world_size * max(self._num_workers, 1)
-        num_held = -(-self._stream.num_lanes // share) + 2 * _READ_AHEAD + 1
+        num_held = -(-self._stream.num_lanes // share) + 2 * READ_AHEAD + 1
         largest = int(table.shards["num_days"].max(initial=0))
         cells = len(table.columns.activity) + 1
         return num_held * largest * cells * 4 * self._stream.sampling.windows_per_user

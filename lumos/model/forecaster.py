@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lumos.accio.batch import Batch
+from lumos.accio.dense import Batch
 from lumos.config import Config, ModelConfig, Recipe
 from lumos.model.decoder import Decoder
 from lumos.model.encoder import Encoder

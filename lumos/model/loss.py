@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lumos.accio.batch import Batch
+from lumos.accio.dense import Batch
 from lumos.model.forecaster import Forecast, Forecaster
 
 

@@ -10,7 +10,8 @@ from lumos import ledger
 from lumos.accio.chance import is_held_out
 from lumos.accio.contract import load_events, open_sequences
 from lumos.accio.events import EventCalendar
-from lumos.accio.loader import Accio, Sampling
+from lumos.accio.loader import Accio
+from lumos.accio.stream import Sampling
 from lumos.accio.table import SequenceTable
 from lumos.accio.users import Users
 from lumos.config import Recipe

@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from lumos.accio.batch import Batch, RaggedBatch, densify
+from lumos.accio.batch import RaggedBatch
 from lumos.accio.chance import hash_users, uniform
+from lumos.accio.dense import Batch, densify
 from lumos.accio.events import EventCalendar
 from lumos.accio.users import Users
 from lumos.config import Config, Recipe

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lumos.accio.batch import Batch
+from lumos.accio.dense import Batch
 from lumos.model.forecaster import Forecaster, ForecasterConfig
 from lumos.model.loss import Objective, uncertainty_weighted
 from lumos.progress import progress

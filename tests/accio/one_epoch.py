@@ -11,7 +11,8 @@ from pathlib import Path
 import torch.distributed as dist
 
 from lumos.accio.batch import NOBODY
-from lumos.accio.loader import Accio, Sampling
+from lumos.accio.loader import Accio
+from lumos.accio.stream import Sampling
 from lumos.accio.table import SequenceTable
 from tests.accio.test_table import COLUMNS
 

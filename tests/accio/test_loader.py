@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from lumos.accio.batch import NOBODY, RaggedBatch
 from lumos.accio.chance import Chance, draw_origins, hash_users, is_held_out
-from lumos.accio.loader import Accio, Sampling
+from lumos.accio.loader import Accio
+from lumos.accio.stream import Sampling
 from lumos.accio.table import SequenceTable
 from lumos.accio.users import Users
 from lumos.accio.window import cut

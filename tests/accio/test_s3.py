@@ -7,7 +7,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from lumos.accio.loader import Accio, Sampling
+from lumos.accio.loader import Accio
+from lumos.accio.stream import Sampling
 from lumos.accio.table import SequenceTable
 from lumos.verbs import BadInput
 from tests.accio.test_table import COLUMNS, row

@@ -10,7 +10,8 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from lumos.accio.contract import open_sequences
-from lumos.accio.loader import Accio, Sampling
+from lumos.accio.loader import Accio
+from lumos.accio.stream import Sampling
 from lumos.accio.table import Columns, SequenceTable
 from lumos.accio.users import Users
 from lumos.config import Recipe

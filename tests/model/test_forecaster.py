@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lumos.accio.batch import NOBODY, Batch, ragged_batch
+from lumos.accio.batch import NOBODY, ragged_batch
+from lumos.accio.dense import Batch
 from lumos.config import Recipe, override
 from lumos.model.forecaster import Forecaster, ForecasterConfig
 from lumos.model.loss import Objective, column_loss_sums, uncertainty_weighted

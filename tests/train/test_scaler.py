@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from lumos.accio.batch import Batch, RaggedBatch, ragged_batch
+from lumos.accio.batch import RaggedBatch, ragged_batch
+from lumos.accio.dense import Batch
 from lumos.accio.users import Users
 from lumos.train.scaler import Scaler, ScalerFit
 from tests.accio import small
