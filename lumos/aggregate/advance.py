@@ -35,7 +35,7 @@ from lumos.tables import ROW_GROUP_USERS, table_uri, tables
 from lumos.verbs import Request
 
 # Below this size of the base more processes cost more than they bring.
-_SMALL_BYTES = 2**25
+_SMALL_BYTES = 2**23
 _USERS_A_STEP = 8 * ROW_GROUP_USERS
 
 
