@@ -231,7 +231,8 @@ def _examples(check: Check, result: "ExpectationValidationResult", key: Sequence
         text = ", ".join(f"{name} {row.get(name)}" for name in key)
         shown = column in row and column not in key and not column.startswith("_")
         texts.append(f"{text}: {row[column]}" if shown else text)
-    return texts
+    # Files come in no particular order, and a rerun shall say the same.
+    return sorted(texts)
 
 
 def _trouble(result: "ExpectationValidationResult") -> str:
