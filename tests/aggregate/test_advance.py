@@ -207,6 +207,18 @@ def test_what_cannot_be_advanced_is_rebuilt_and_the_report_says_why(ready: Ready
     assert ready.sequences(day(-1)).details["why"] == "no earlier run"
 
 
+def test_a_base_made_without_a_column_that_activity_had_is_none(ready: Ready) -> None:
+    shape = with_tips(recipe())
+    ready.put_days({day(1): {"1": 5.0}}, shape)
+    ready.enter(day(1), shape)
+    ready.sequences(day(1), recipe())  # by the recipe as it was
+    ready.enter(day(2), shape)
+    # The day before that run had no tips yet, so what was made of it still serves.
+    report = ready.sequences(day(2), shape)
+    assert report.details["why"].startswith(f"1 days changed since {D}")
+    assert_as_rebuilt(ready, day(2), shape)
+
+
 def test_a_run_killed_before_its_commit_leaves_the_old_table_and_can_be_repeated(
     ready: Ready,
 ) -> None:
