@@ -19,6 +19,7 @@ from deltalake import (
     write_deltalake,
 )
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.schema import Field
 from deltalake.transaction import AddAction, RemoveAction
 
 _COMMIT_ATTEMPTS = 8
@@ -97,7 +98,7 @@ def data_files(table: DeltaTable) -> list[DataFile]:
         DataFile(
             path=unquote(action["path"]),
             size=action["size_bytes"],
-            num_rows=action["num_records"],
+            num_rows=action["num_records"] or 0,
             partition={
                 name.removeprefix("partition."): value
                 for name, value in action.items()
@@ -138,6 +139,16 @@ def commit_files(
         actions, "overwrite", schema, partition_by=list(partition)
     )
     return DeltaTable(uri).version()
+
+
+def add_columns(uri: str, schema: pa.Schema) -> None:
+    """Let a table have all columns of a schema, if it has no others: by its log alone."""
+    table = DeltaTable(uri)
+    found = {field.name for field in table.schema().fields}
+    if found < set(schema.names):
+        gained = [field for field in schema if field.name not in found]
+        # Whatever the schema says of them: rows that are there have none.
+        table.alter.add_columns([Field.from_arrow(field.with_nullable(True)) for field in gained])
 
 
 def count_between(uri: str, column: str, first: dt.date, last: dt.date) -> int:
@@ -189,7 +200,8 @@ def replace(
     """Put ``rows`` in the place of those matching ``where``, in one commit; create if missing.
 
     Atomic: readers see all of the old rows or all of the new ones. A writer that loses a race
-    for the commit tries again on the newer version.
+    for the commit tries again on the newer version. Columns that the table does not have yet are
+    added to it; rows that are there have null in them.
 
     Args:
         uri: The table.
@@ -210,6 +222,7 @@ def replace(
                 DeltaTable.create(
                     uri, rows.schema, mode="ignore", partition_by=list(partition) or None
                 )
+            add_columns(uri, rows.schema)
             write_deltalake(
                 uri,
                 rows,

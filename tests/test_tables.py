@@ -3,9 +3,11 @@
 import datetime as dt
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from deltalake.exceptions import SchemaMismatchError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -128,3 +130,25 @@ def test_raw_tables_lie_in_the_dataset_unless_their_path_says_otherwise(tmp_path
     moved = type(recipe).model_validate(moved)
     assert raw_uri(lake, moved, "checkins") == "s3://b/checkins"
     assert raw_uri(lake, moved, "purchases") == "/mnt/purchases"
+
+
+def test_a_table_takes_a_new_column_by_its_log_alone_and_refuses_rows_that_lack_one(
+    tmp_path: Path,
+) -> None:
+    uri = str(tmp_path / "table")
+    old = pa.schema([pa.field("day", pa.string(), False), pa.field("a", pa.float64(), False)])
+    new = old.append(pa.field("b", pa.float64(), False))
+    replace(uri, pa.table([["1"], [1.0]], schema=old), where=None, partition=["day"])
+    files = set(tmp_path.glob("table/day=*/*"))
+
+    replace(uri, pa.table([["2"], [2.0], [3.0]], schema=new), where=predicate(day="2"))
+
+    found = read(uri)
+    assert found is not None
+    assert sorted(found.to_pylist(), key=str) == [
+        {"day": "1", "a": 1.0, "b": None},
+        {"day": "2", "a": 2.0, "b": 3.0},
+    ]
+    assert files < set(tmp_path.glob("table/day=*/*"))
+    with pytest.raises(SchemaMismatchError):
+        replace(uri, pa.table([["3"], [2.0]], schema=old), where=predicate(day="3"))

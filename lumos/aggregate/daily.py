@@ -23,7 +23,7 @@ from lumos.aggregate.plan import SELECTS, Plan, Rows, make_plan
 from lumos.aggregate.raw import open_source
 from lumos.aggregate.spark import spark_session
 from lumos.aggregate.static import KNOWN_USERS, known_users
-from lumos.delta import predicate, read
+from lumos.delta import add_columns, predicate, read
 from lumos.quality.validate import audit
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, GateRefused, Report, Request, TableWritten
@@ -163,7 +163,8 @@ def _write(spark: SparkSession, plan: Plan, rows: Rows) -> Report:
     """Quarantine, write, audit, put back what later dates know better, and enter the ledger."""
     request = plan.request
     # Only now: a SELECT that was refused shall leave no column behind.
-    write.add_columns(request.settings, request.recipe, "activity")
+    declared = tables(request.recipe)["activity"].arrow_schema(request.recipe)
+    add_columns(table_uri(request.settings, request.recipe, "activity"), declared)
     _quarantine(spark, plan, rows)
     versions = {}
     for name in SELECTS:

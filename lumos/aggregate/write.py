@@ -10,7 +10,6 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from deltalake.schema import Field, PrimitiveType
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -54,32 +53,14 @@ def ensure_table(settings: Settings, recipe: Recipe, name: str) -> None:
         return
     found = {field.name for field in existing.schema().fields}
     changed = sorted(found ^ set(table.column_names))
-    if set(changed) - set(_gained(existing, recipe, name)):
+    gained = {column.name for column in recipe.activity} - found if name == "activity" else set()
+    if set(changed) - gained:
         msg = (
             f"table {name} at {uri} was made by another form of recipe {recipe.name}: columns "
             f"{', '.join(changed)} differ. Give the new form another name, or move the folder "
             f"{settings.lake}/{recipe.name} away and aggregate again from the first day"
         )
         raise BadInput(msg)
-
-
-def add_columns(settings: Settings, recipe: Recipe, name: str) -> None:
-    """Let a contract table have the activity columns that its recipe has gained.
-
-    They are added to the log alone: days written before stay as they are, and say null.
-    """
-    existing = DeltaTable(table_uri(settings, recipe, name))
-    gained = _gained(existing, recipe, name)
-    if gained:
-        double = PrimitiveType("double")
-        existing.alter.add_columns([Field(column, double, nullable=True) for column in gained])
-
-
-def _gained(existing: DeltaTable, recipe: Recipe, name: str) -> list[str]:
-    """Activity columns that the recipe has and the table has not."""
-    found = {field.name for field in existing.schema().fields}
-    is_activity = name == "activity" and found < set(tables(recipe)[name].column_names)
-    return [c.name for c in recipe.activity if c.name not in found] if is_activity else []
 
 
 def commit(

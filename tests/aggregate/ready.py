@@ -35,7 +35,6 @@ class Ready(World):
         """Replace days of activity: the amount of each active user, by day."""
         shape = given or recipe()
         write.ensure_table(self.settings, shape, "activity")
-        write.add_columns(self.settings, shape, "activity")
         extra = {c.name: 0.5 for c in shape.activity if c.name not in ("bought", "amount")}
         for day, amounts in rows.items():
             found = [
