@@ -250,17 +250,17 @@ sys.exit(main(sys.argv[1:]))
 def test_both_builders_write_row_groups_of_the_size_that_the_loader_reads(
     ready: Ready, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(advancing, "_USERS_A_STEP", 1024)
-    people = [registered(f"{number:05d}", day(-9)) for number in range(0, 6000, 2)]
+    monkeypatch.setattr(advancing, "_USERS_A_STEP", 2 * ROW_GROUP_USERS)
+    people = [registered(f"{number:05d}", day(-9)) for number in range(0, 12000, 2)]
     ready.put_users(people)
     ready.enter(D)
     ready.sequences(D, force=True)
     assert_row_groups(ready)
 
     # They push each other along: one in the middle of every ten, and some at both ends.
-    people += [registered(f"{number:05d}", day(1)) for number in range(1, 6000, 20)]
+    people += [registered(f"{number:05d}", day(1)) for number in range(1, 12000, 20)]
     ready.put_users([*people, registered("", day(1)), registered("x", day(1))])
-    ready.put_days({day(1): {f"{number:05d}": 1.0 for number in range(0, 6000, 7)} | {"x": 2.0}})
+    ready.put_days({day(1): {f"{number:05d}": 1.0 for number in range(0, 12000, 7)} | {"x": 2.0}})
     ready.enter(day(1))
     assert ready.sequences(day(1)).details["builder"] == "advance"
     assert_row_groups(ready)
