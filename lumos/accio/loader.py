@@ -6,38 +6,25 @@ of a rank are joined, counted, and handed to the training.
 
 import hashlib
 import logging
-import multiprocessing
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from multiprocessing import forkserver
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from lumos.accio.batch import RaggedBatch
 from lumos.accio.plan import check_world
 from lumos.accio.stream import READ_AHEAD, Keep, Sampling, Stream
 from lumos.accio.table import SequenceTable
+from lumos.accio.worker import joined
 from lumos.verbs import BadInput
 
 log = logging.getLogger(__name__)
 
 _GIB = 1 << 30
 _MUCH_WASTE = 0.1
-
-
-class _Parts(IterableDataset[RaggedBatch]):
-    """One worker's share of what is left of an epoch."""
-
-    def __init__(self, stream: Stream, epoch: int, first_step: int) -> None:
-        self._stream, self._epoch, self._first_step = stream, epoch, first_step
-
-    def __iter__(self) -> Iterator[RaggedBatch]:
-        info = get_worker_info()
-        share = (info.id, info.num_workers) if info else (0, 1)
-        return self._stream.parts(self._epoch, self._first_step, *share)
 
 
 class Accio(IterableDataset[RaggedBatch]):
@@ -86,8 +73,6 @@ class Accio(IterableDataset[RaggedBatch]):
         Raises:
             BadInput: More ranks than lanes, nobody to give, or not enough memory allowed.
         """
-        if num_workers:
-            _start_fork_server()  # it imports torch while this process reads the index
         rank = int(os.environ.get("RANK", "0")) if rank is None else rank
         if world_size is None:
             world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -158,9 +143,7 @@ class Accio(IterableDataset[RaggedBatch]):
                 "or wrap it in a DataLoader with num_workers=0"
             )
             raise BadInput(msg)
-        num_workers = 0 if info else self._num_workers
-        parts = _Parts(self._stream, self.epoch, self.step)
-        for batch in _joined(parts, num_workers):
+        for batch in self._batches(alone=info is not None):
             missing = self._num_slots - len(batch)
             padding = [self._stream.empty(missing)] if missing else []
             # Counted before it is handed out: a state saved now goes on after this batch.
@@ -168,6 +151,11 @@ class Accio(IterableDataset[RaggedBatch]):
             if self.step == self.num_steps:
                 self.epoch, self.step = self.epoch + 1, 0
             yield RaggedBatch.concat([batch, *padding])
+
+    def _batches(self, *, alone: bool) -> Iterator[RaggedBatch]:
+        if alone or not self._num_workers:
+            return self._stream.parts(self.epoch, self.step, 0, 1)
+        return joined(self._stream, self.epoch, self.step, self._num_workers)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration is; a few numbers, however large the table."""
@@ -202,32 +190,3 @@ class Accio(IterableDataset[RaggedBatch]):
             "seed": stream.seed,
             **asdict(stream.sampling),
         }
-
-
-def _joined(parts: _Parts, num_workers: int) -> Iterator[RaggedBatch]:
-    """One rank's batches: the parts of its workers, which a DataLoader gives in turn."""
-    if not num_workers:
-        yield from parts
-        return
-    loader = DataLoader(
-        parts,
-        batch_size=None,
-        num_workers=num_workers,
-        collate_fn=_as_it_is,
-        # Not forked: threads of Arrow and deltalake would not survive it.
-        multiprocessing_context="forkserver",
-    )
-    given = iter(loader)
-    for first in given:
-        yield RaggedBatch.concat([first, *(next(given) for _ in range(num_workers - 1))])
-
-
-def _as_it_is(part: Any) -> Any:  # noqa: ANN401 - what a DataLoader asks for
-    return part
-
-
-def _start_fork_server() -> None:
-    """Let a small process import what workers need, once; each worker is a fork of it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])
-    forkserver.ensure_running()

@@ -1,11 +1,15 @@
 """The loader on real tables: every user once, the same batches for everyone, exact to resume."""
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from torch.utils.data import DataLoader
@@ -17,6 +21,7 @@ from lumos.accio.stream import Sampling
 from lumos.accio.table import SequenceTable
 from lumos.accio.users import Users
 from lumos.accio.window import cut
+from lumos.accio.worker import WorkerDied
 from lumos.dates import day_number
 from lumos.verbs import BadInput
 from tests.accio import small
@@ -215,11 +220,74 @@ def test_a_poisoned_future_leaves_every_input_unchanged(
     assert found_poison
 
 
+def without_torch(users: Users) -> np.ndarray:
+    in_worker = "lumos.accio.loader" not in sys.modules
+    assert not in_worker or "torch" not in sys.modules
+    return np.full(len(users), True)
+
+
+def test_a_worker_needs_no_torch(table: SequenceTable) -> None:
+    assert len(real(accio(table, keep=without_torch, num_workers=1))) == len(real(accio(table)))
+
+
+def test_what_stops_a_worker_stops_the_training_with_its_reason(
+    table: SequenceTable, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(table.uri, copy)
+    loader = accio(SequenceTable.open(str(copy), table.columns), num_workers=1)
+    for file in copy.rglob("*.parquet"):
+        file.unlink()
+    with pytest.raises(BadInput, match="vacuumed") as raised:
+        next(iter(loader))
+    assert "in a loader worker" in raised.value.__notes__[0]
+    with pytest.raises(BadInput, match=r"workers cannot import keep=.*module of its own"):
+        next(iter(accio(table, keep=lambda users: users.registered > 0, num_workers=1)))
+
+
+def test_a_worker_that_is_killed_is_missed_and_one_that_is_left_ends(table: SequenceTable) -> None:
+    ours = psutil.Process()
+    before = set(ours.children())
+    batches = iter(accio(table, num_workers=1, batch_size=1))
+    next(batches)
+    (worker,) = set(ours.children()) - before
+    worker.kill()
+    with pytest.raises(WorkerDied, match="exit code -9; -9 mostly means that memory ran out"):
+        list(batches)
+    left = iter(accio(table, num_workers=2, batch_size=1))
+    next(left)
+    workers = set(ours.children()) - before
+    assert len(workers) == 2
+    del left
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+def test_a_worker_does_not_outlive_a_training_that_was_killed(table: SequenceTable) -> None:
+    script = (
+        "from tests.accio.test_loader import SequenceTable, accio, psutil\n"
+        "from lumos.accio import Columns\n"
+        f"loader = accio(SequenceTable.open({table.uri!r}, Columns(('minutes',))), "
+        "num_workers=1, batch_size=1)\n"
+        "batches = iter(loader); next(batches)\n"
+        "print(psutil.Process().children()[0].pid, flush=True); input()"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as training:
+        assert training.stdout is not None
+        worker = psutil.Process(int(training.stdout.readline()))
+        training.kill()
+    assert psutil.wait_procs([worker], timeout=10)[1] == []
+
+
 def test_a_dataloader_may_wrap_it_but_not_multiply_it(table: SequenceTable) -> None:
     alone = list(accio(table))
-    wrapped = DataLoader(accio(table), batch_size=None, num_workers=0)
-    for ours, theirs in zip(alone, wrapped, strict=True):
-        assert_same(ours, theirs)
+    for workers in (0, 1):
+        context = "forkserver" if workers else None
+        wrapped = DataLoader(
+            accio(table), batch_size=None, num_workers=workers, multiprocessing_context=context
+        )
+        for ours, theirs in zip(alone, wrapped, strict=True):
+            assert_same(ours, theirs)
     multiplied = DataLoader(
         accio(table), batch_size=None, num_workers=2, multiprocessing_context="forkserver"
     )
