@@ -13,9 +13,9 @@ import torch.distributed as dist
 from lumos.accio.batch import NOBODY
 from lumos.accio.loader import Accio
 from lumos.accio.stream import Sampling
-from lumos.accio.table import SequenceTable
-from tests.accio.test_table import COLUMNS
+from lumos.accio.table import Columns, SequenceTable
 
+COLUMNS = Columns(("clicks",))
 BATCH_SIZE = 16
 ELASTIC = ("RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
 

@@ -11,8 +11,9 @@ from lumos.accio.loader import Accio
 from lumos.accio.stream import Sampling
 from lumos.accio.table import SequenceTable
 from lumos.verbs import BadInput
-from tests.accio.test_table import COLUMNS, row
+from tests.accio.one_epoch import COLUMNS
 from tests.accio.test_table import clicks as written
+from tests.accio.test_table import row
 
 BUCKET = "lake"
 

@@ -12,17 +12,17 @@ from deltalake import DeltaTable, write_deltalake
 from lumos.accio.contract import open_sequences
 from lumos.accio.loader import Accio
 from lumos.accio.stream import Sampling
-from lumos.accio.table import Columns, SequenceTable
+from lumos.accio.table import SequenceTable
 from lumos.accio.users import Users
 from lumos.config import Recipe
 from lumos.verbs import BadInput
 from tests.accio import small
+from tests.accio.one_epoch import COLUMNS
 
 DAY = pa.struct([("day", pa.int16()), ("clicks", pa.float32())])
 SCHEMA = pa.schema(
     [("user_id", pa.string()), ("registered_on", pa.date32()), ("days", pa.list_(DAY))]
 )
-COLUMNS = Columns(("clicks",))
 
 
 def everyone_at(home: Path, version: int) -> Users:
