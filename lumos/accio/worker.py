@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -63,8 +64,9 @@ class Worker:
     def tell(self) -> None:
         """Hand over the job; apart from the start, so that all workers start at once."""
         assert self._process.stdin is not None
-        self._process.stdin.write(self._told)
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # it died: `take` says how
+            self._process.stdin.write(self._told)
+            self._process.stdin.close()
 
     def take(self) -> RaggedBatch:
         """The next part.

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumos import ledger
-from lumos.accio.chance import is_held_out
 from lumos.accio.contract import load_events, open_sequences
 from lumos.accio.events import EventCalendar
 from lumos.accio.loader import Accio
+from lumos.accio.split import Split
 from lumos.accio.stream import Sampling
 from lumos.accio.table import SequenceTable
-from lumos.accio.users import Users
 from lumos.config import Recipe
 from lumos.dates import day_number, split_origins
 from lumos.settings import Settings
@@ -40,23 +39,6 @@ class Origins:
     first_day: dt.date
     training: tuple[dt.date, dt.date]
     evaluation: tuple[dt.date, ...]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Which users are kept out of training: a part of the run's identity, sent to workers."""
-
-    share: float
-    seed: int
-    last_origin: int
-
-    def __call__(self, users: Users) -> np.ndarray:
-        """Whom to train on, shape (N,)."""
-        return np.asarray(~is_held_out(users.user_id, self.share, self.seed))
-
-    def is_out(self, users: Users) -> np.ndarray:
-        """Who is held out and has a training origin, shape (N,)."""
-        return np.asarray((users.registered <= self.last_origin) & ~self(users))
 
 
 @dataclass(frozen=True)
