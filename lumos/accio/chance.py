@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lumos.hashing import hash_ids
 
-# Salts: one stream of chance a question. Others: scaler 4, validate and calibrate 5, evaluate 6.
+# Salts: one stream of chance a question. Others: scaler 4, validate 5, evaluate 6, calibrate 10.
 _HELD_OUT, _ORIGIN, _INNER_ORIGIN = 1, 2, 7
 
 

@@ -41,7 +41,7 @@ _FIRMNESS = 4.0  # inverse variance of the belief that log odds are right as the
 _MAX_BINS = 10
 _SURE = 2.0  # standard errors
 _BIN_SIZE = 50
-_HALVES = 5  # salt of this stream of chance; accio.chance names the others
+_HALVES = 10  # salt of this stream of chance, its own; accio.chance names the others
 
 
 class Calibrator(Config):
