@@ -228,30 +228,44 @@ def cross_fitted(
 
 
 def cross_fitted_error(task: Task, evaluated: Evaluated) -> float:
-    """Calibration error on users whose outcomes the calibrator has not seen.
+    """Calibration error on users whose outcomes the calibrator has not seen, beyond chance.
 
-    The errors of the two halves are averaged, not pooled: they have opposite signs and would
-    cancel.
+    The mean distance between forecast and outcome over bins. On few users a perfect calibrator
+    shows gaps too: of each, only what exceeds two standard errors counts, so that a gate
+    refuses what is surely off by more than it allows, and no platform is refused now and then
+    for being small. The errors of the two halves are averaged, not pooled: they have opposite
+    signs and would cancel. Sums have one bin, and a gap relative to the mean outcome.
     """
     outcome, hashes = evaluated.outcomes[task.name], hash_users(evaluated.user_id)
     calibrated = cross_fitted(task, outcome, evaluated.forecasts[task.name], evaluated.user_id)
     is_first = uniform(hashes, _HALVES) < 0.5
-    errors = [
-        _error(task, outcome[half], calibrated[half], hashes[half])
-        for half in (is_first, ~is_first)
-        if half.any()
-    ]
-    return float(np.mean(errors))
+    halves = [half for half in (is_first, ~is_first) if half.any()]
+    most = int(np.clip(min(half.sum() for half in halves) // _BIN_SIZE, 1, _MAX_BINS))
+    num_bins = 1 if task.kind == "sum" else most
+    bins_of = [_binned(outcome[h], calibrated[h], hashes[h], num_bins) for h in halves]
+    # A half's gap is as uncertain as the outcomes of both: its calibrator was fitted on the other.
+    variance_K = sum(half.variance_K for half in bins_of) * 2 / len(bins_of)
+    surely = [np.maximum(np.abs(h.gap_K) - _SURE * np.sqrt(variance_K), 0) for h in bins_of]
+    error = float(np.mean([np.dot(s, h.share_K) for s, h in zip(surely, bins_of, strict=True)]))
+    if task.kind == "any" or error == 0:
+        return error
+    mean = abs(float(outcome.mean()))
+    return error / mean if mean else float("inf")
 
 
-def _error(task: Task, outcome_N: Floats, forecast_N: Floats, user_N: NDArray[np.uint64]) -> float:
-    """Mean distance between forecast and outcome over bins; what chance explains counts as none.
+@dataclass(frozen=True)
+class _Bins:
+    """Forecast minus outcome by bin, the variance of that, and each bin's share of all rows."""
 
-    On few users a perfect calibrator shows gaps too. Their standard error is estimated over
-    users, whose forecasts at several origins err together, and doubled in variance, because the
-    calibrator was fitted on as few. Sums have one bin, and a gap relative to the mean outcome.
-    """
-    num_bins = 1 if task.kind == "sum" else int(np.clip(len(outcome_N) // _BIN_SIZE, 1, _MAX_BINS))
+    gap_K: Floats
+    variance_K: Floats
+    share_K: Floats
+
+
+def _binned(
+    outcome_N: Floats, forecast_N: Floats, user_N: NDArray[np.uint64], num_bins: int
+) -> _Bins:
+    """The variance is estimated over users: their forecasts at several origins err together."""
     number = bins(forecast_N, num_bins)
     size = np.maximum(np.bincount(number, minlength=num_bins), 1)
     gap = np.bincount(number, forecast_N - outcome_N, num_bins) / size
@@ -259,9 +273,4 @@ def _error(task: Task, outcome_N: Floats, forecast_N: Floats, user_N: NDArray[np
     _, user = np.unique(user_N, return_inverse=True)
     _, first, cell = np.unique(user * num_bins + number, return_index=True, return_inverse=True)
     squares = np.bincount(number[first], np.bincount(cell, residual) ** 2, num_bins)
-    is_chance = np.abs(gap) <= _SURE * np.sqrt(2 * squares) / size
-    error = float(np.sum(np.where(is_chance, 0, np.abs(gap)) * size) / len(outcome_N))
-    if task.kind == "any" or error == 0:
-        return error
-    mean = abs(float(outcome_N.mean()))
-    return error / mean if mean else float("inf")
+    return _Bins(gap, squares / size**2, size / len(outcome_N))

@@ -112,7 +112,18 @@ def test_the_cross_fitted_error_does_not_take_chance_for_an_error() -> None:
         random = np.random.default_rng(seed)
         outcome = random.gamma(0.3, 100, 120)
         errors.append(cross_fitted_error(SUM, evaluated(outcome, np.full(120, 30.0), SUM)))
-    assert np.mean(np.array(errors) > 0.1) < 0.15
+    assert np.mean(np.array(errors) > 0.1) < 0.05
+
+
+def test_the_cross_fitted_error_grows_from_zero_as_users_make_a_gap_sure() -> None:
+    errors = []
+    for size in (200, 2000, 20_000):
+        random = np.random.default_rng(0)
+        forecast = random.random(size)
+        bent = (random.random(size) < 1 - 2 * np.abs(forecast - 0.5)).astype(float)
+        errors.append(cross_fitted_error(ANY, evaluated(bent, forecast)))
+    assert errors == sorted(errors)
+    assert errors[0] < 0.1 < errors[-1]
 
 
 def test_the_version_is_the_hash_of_the_content(tmp_path: Path, scored: World) -> None:
