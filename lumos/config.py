@@ -124,21 +124,72 @@ class Task(Config):
     """A question about the next ``window_days`` days, answered from the day forecasts.
 
     ``any``: will the binary column be 1 on any of the days? ``sum``: how much of the
-    continuous column in total? More kinds of task are declared in :mod:`lumos.tasks`.
+    continuous column in total? ``formula``: what a function declared with
+    :func:`lumos.tasks.task` says.
+
+    Attributes:
+        column: Of ``any`` and ``sum``.
+        formula: ``module:function`` of ``formula``.
+        answer: Of ``formula``: a chance (``binary``) or a quantity (``amount``).
+        metric: What it is judged by, and hence trained for: ``log_loss`` and ``auc`` ask for the
+            chance, ``squared_error`` for the mean, ``wape`` for the median.
+        has_head: Whether a head of its own is trained jointly with the day forecasts.
     """
 
     name: Name
-    kind: Literal["any", "sum"]
-    column: Name
+    kind: Literal["any", "sum", "formula"]
+    column: Name | None = None
     window_days: int = Field(ge=1)
+    formula: str | None = None
+    answer: Literal["binary", "amount"] | None = None
+    metric: Literal["auc", "log_loss", "squared_error", "wape"] | None = None
+    has_head: bool = False
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the answer is a chance."""
+        return self.kind == "any" or self.answer == "binary"
+
+    @property
+    def is_median(self) -> bool:
+        """Whether the answer is the median of an amount, not its mean."""
+        return self.metric == "wape"
+
+    @model_validator(mode="after")
+    def _fields_fit_the_kind(self) -> Self:
+        if self.kind == "formula":
+            if self.formula is None or self.answer is None or self.column is not None:
+                msg = f"task {self.name}: a formula is declared with @task, which fills its fields"
+                raise ValueError(msg)
+        elif self.column is None or self.formula is not None or self.answer is not None:
+            msg = f"task {self.name}: {self.kind!r} needs `column`, and no formula or answer"
+            raise ValueError(msg)
+        allowed = ("auc", "log_loss") if self.is_binary else ("squared_error", "wape")
+        if self.metric is not None and self.metric not in allowed:
+            msg = f"task {self.name}: metric={self.metric!r}, expected one of {list(allowed)}"
+            raise ValueError(msg)
+        return self
 
 
 class ModelConfig(Config):
-    """Widths of the forecaster (SPEC: model, eq. 1-9)."""
+    """The forecaster (SPEC: model, eq. 1-9): widths, and the choices that are studied.
+
+    Attributes:
+        positions: How a token knows its day. ``learned``, ``sinusoidal``, ``tape`` (sinusoids
+            whose frequencies fit width and length: Foumani et al. 2023) and ``absolute`` (a
+            line) are added to the tokens; ``rope`` turns queries and keys (Su et al. 2021);
+            ``distance`` adds to attention a line a head (ALiBi: Press et al. 2021), a free
+            number a distance and one a distance modulo a week.
+        events: Which days' event context is used at all.
+        future_embedding: ``shared`` projects the history's event embedding (the 2026 talk).
+        encoder: Whether a day sees later days of the history. Only a causal one can be
+            supervised at several origins in one pass.
+        patch_days: Days a token of the encoder; the decoder reads days all the same.
+    """
 
     d_model: int = Field(default=64, ge=2)
     num_encoder_layers: int = Field(default=2, ge=1)
-    num_decoder_layers: int = Field(default=2, ge=1)
+    num_decoder_layers: int = Field(default=1, ge=1)
     num_heads: int = Field(default=4, ge=1)
     d_ff: int = Field(default=128, ge=1)
     d_user: int = Field(default=64, ge=1)
@@ -146,6 +197,13 @@ class ModelConfig(Config):
     d_static: int = Field(default=16, ge=1)
     mlp_layers: int = Field(default=2, ge=1, le=3)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    positions: Literal[
+        "none", "learned", "sinusoidal", "tape", "absolute", "rope", "distance"
+    ] = "distance"
+    events: Literal["full", "no_future", "no_past", "none"] = "full"
+    future_embedding: Literal["separate", "shared"] = "separate"
+    encoder: Literal["bidirectional", "causal"] = "causal"
+    patch_days: int = Field(default=7, ge=1)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -155,11 +213,52 @@ class ModelConfig(Config):
                 f"model.num_heads={self.num_heads}; choose a multiple"
             )
             raise ValueError(msg)
+        if self.positions == "rope" and self.d_model // self.num_heads % 2:
+            msg = (
+                f"model.positions='rope' turns pairs: model.d_model={self.d_model} over "
+                f"model.num_heads={self.num_heads} must be even"
+            )
+            raise ValueError(msg)
         return self
 
 
+class LossConfig(Config):
+    """What a step makes smaller.
+
+    ``learned`` is eq. 10: each term weighted by a variance that is learned. ``fixed`` shares out
+    these weights within each group of terms.
+
+    Attributes:
+        binary: Day forecasts of the binary columns, together.
+        continuous: Of the continuous ones.
+        hazard: First-time chances behind the ``any`` tasks that have a head.
+        chance: Heads of binary tasks.
+        amount: Heads of amounts.
+    """
+
+    weighting: Literal["learned", "fixed"] = "fixed"
+    binary: float = Field(default=0.3, ge=0)
+    continuous: float = Field(default=0.1, ge=0)
+    hazard: float = Field(default=1.0, ge=0)
+    chance: float = Field(default=1.0, ge=0)
+    amount: float = Field(default=0.1, ge=0)
+
+
 class TrainingConfig(Config):
-    """How the forecaster is trained. ``batch_size`` is global: all ranks together."""
+    """How the forecaster is trained. ``batch_size`` is global: all ranks together.
+
+    Attributes:
+        origins_per_window: Forecast origins supervised in one pass over a history; more than
+            one needs a causal encoder.
+        matrices: ``muon`` gives the weight matrices inside the network to Muon (Jordan 2024),
+            the rest to AdamW.
+        accumulate: Micro-batches a step; each holds ``batch_size / accumulate`` users.
+        ema: Decay of the running average of the weights that is kept instead of the last
+            ones; 0 keeps the last.
+        patience: Epochs without a better validation loss after which training stops, the best
+            weights kept; 0 trains all epochs.
+        compile: Whether PyTorch compiles the network first.
+    """
 
     epochs: int = Field(default=6, ge=1)
     batch_size: int = Field(default=64, ge=1)
@@ -167,6 +266,15 @@ class TrainingConfig(Config):
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_share: float = Field(default=0.1, ge=0, le=1)
     clip_norm: float = Field(default=1.0, gt=0)
+    loss: LossConfig = LossConfig()
+    origins_per_window: int = Field(default=8, ge=1)
+    matrices: Literal["adamw", "muon"] = "muon"
+    muon_learning_rate: float = Field(default=0.01, gt=0)
+    muon_weight_decay: float = Field(default=0.1, ge=0)
+    accumulate: int = Field(default=1, ge=1)
+    ema: float = Field(default=0.99, ge=0, lt=1)
+    patience: int = Field(default=0, ge=0)
+    compile: bool = False
     held_out_users_share: float = Field(default=0.1, gt=0, lt=1)
     min_history_days: int = Field(
         default=28, ge=1, description="recorded days before the first training origin"
@@ -179,6 +287,16 @@ class TrainingConfig(Config):
     loader_workers: int = Field(
         default=0, ge=0, description="processes that read beside each training process"
     )
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch_size % self.accumulate:
+            msg = (
+                f"training.batch_size={self.batch_size} is not divisible by "
+                f"training.accumulate={self.accumulate}"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class EvaluationConfig(Config):
@@ -341,7 +459,7 @@ class Recipe(Config):
             raise ValueError(msg)
         for task in self.tasks:
             allowed = self.binary if task.kind == "any" else self.continuous
-            if task.column not in allowed:
+            if task.kind != "formula" and task.column not in allowed:
                 msg = f"task {task.name}: {task.kind!r} needs one of {list(allowed)}"
                 raise ValueError(msg)
             if task.window_days > self.horizon_days:
@@ -350,6 +468,22 @@ class Recipe(Config):
                     f"horizon_days={self.horizon_days}"
                 )
                 raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _windows_fit_the_model(self) -> Self:
+        if self.history_days % self.model.patch_days:
+            msg = (
+                f"history_days={self.history_days} is not a multiple of "
+                f"model.patch_days={self.model.patch_days}; choose one"
+            )
+            raise ValueError(msg)
+        if self.training.origins_per_window > 1 and self.model.encoder != "causal":
+            msg = (
+                f"training.origins_per_window={self.training.origins_per_window} needs "
+                "model.encoder='causal': a bidirectional encoder shows an origin the days after it"
+            )
+            raise ValueError(msg)
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,8 @@
 A task kind is a pair of functions: what a forecast says, and what came true.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,11 +19,14 @@ class DayForecasts:
         p: float32 P(column is 1 on the day), the recipe's binary order, (N, F, num_binary).
         given: float32 E[y | the user is active], continuous order, (N, F, num_continuous).
         mean: float32 P(active) x ``given``, the unconditional expectation, same shape.
+        heads: What the network says itself of each task that has a head: a chance, or an amount
+            in raw units; float32 of shape (N,) by task name.
     """
 
     p: np.ndarray
     given: np.ndarray
     mean: np.ndarray
+    heads: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def task_scores(recipe: Recipe, forecasts: DayForecasts) -> dict[str, np.ndarray]:
