@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 -m tests.accio.one_epoch TABLE FOLDER
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch.distributed as dist
@@ -38,6 +39,8 @@ def main(uri: str, folder: Path) -> None:
     if loader.epoch == 0:
         for batch in loader:
             step = int(batch.number.max()) // BATCH_SIZE
+            while int((folder / "allowed").read_text()) <= step:
+                time.sleep(0.001)
             users = batch.user_id[batch.number != NOBODY].tolist()
             _appear(folder / f"seen-{step:04d}-{rank}", users)
             dist.barrier()  # where a training adds up its gradients
