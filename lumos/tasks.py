@@ -1,6 +1,6 @@
-"""Questions about the next days, answered from day forecasts: the tasks of a recipe.
+"""Questions about the next days, the tasks of a recipe: what is forecast, and what came true.
 
-A task kind is a pair of functions: what a forecast says, and what came true.
+A task's formula (:func:`lumos.formulas.task`) is asked of the day forecasts and of the outcomes.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lumos.config import Recipe
+from lumos.formulas import ROUNDING, Days, Floats, ask, declared, refuse, task, task_columns
+from lumos.verbs import BadInput
+
+__all__ = [
+    "DayForecasts",
+    "Days",
+    "ask",
+    "auc",
+    "log_loss",
+    "task",
+    "task_columns",
+    "task_outcomes",
+    "task_scores",
+    "wape",
+]
 
 
 @dataclass(frozen=True)
@@ -29,43 +44,56 @@ class DayForecasts:
     heads: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def task_scores(recipe: Recipe, forecasts: DayForecasts) -> dict[str, np.ndarray]:
-    """What the forecasts say about each task.
+def task_scores(recipe: Recipe, forecasts: DayForecasts) -> dict[str, Floats]:
+    """What the forecasts say about each task: the network's own head, else the day forecasts.
 
-    ``any`` takes the days as independent given the forecast: 1 - prod(1 - p). ``sum`` adds
-    the unconditional expectations.
-
-    Returns:
-        By task name, float64 of shape (N,).
+    Raises:
+        BadInput: A task has no head in the forecasts, and days cannot answer it.
     """
+    columns = {name: forecasts.p[..., n] for n, name in enumerate(recipe.binary)}
+    columns |= {name: forecasts.mean[..., n] for n, name in enumerate(recipe.continuous)}
     scores = {}
-    for task in recipe.tasks:
-        days = slice(task.window_days)
-        if task.kind == "any":
-            p = forecasts.p[:, days, recipe.binary.index(task.column)].astype(np.float64)
-            scores[task.name] = -np.expm1(np.log1p(-np.minimum(p, 1 - 1e-12)).sum(axis=1))
+    for asked in recipe.tasks:
+        if asked.has_head and asked.name in forecasts.heads:
+            scores[asked.name] = np.asarray(forecasts.heads[asked.name], np.float64)
+        elif asked.is_median or not declared(asked).is_sum_of_products:
+            msg = (
+                f"task {asked.name}: only a head of its own can answer it, and these forecasts "
+                "have none; train a model with it"
+            )
+            raise BadInput(msg)
         else:
-            mean = forecasts.mean[:, days, recipe.continuous.index(task.column)]
-            scores[task.name] = mean.astype(np.float64).sum(axis=1)
+            scores[asked.name] = ask(recipe, asked, columns)
     return scores
 
 
-def task_outcomes(recipe: Recipe, targets: np.ndarray) -> dict[str, np.ndarray]:
+def task_outcomes(recipe: Recipe, targets: np.ndarray) -> dict[str, Floats]:
     """What came true: the same questions asked of the days themselves.
 
     Args:
         recipe: Names the tasks and the order of the activity columns.
-        targets: Raw activity of the days after the origin, shape (N, F, d_u).
+        targets: Raw activity of the days after an origin, shape (..., F, d_u).
 
     Returns:
-        By task name, float64 of shape (N,); 0 or 1 for ``any``.
+        By task name, float64 of the leading shape; 0 or 1 where the answer is a chance.
+
+    Raises:
+        BadInput: See :func:`ask`; or the outcome of a binary task is neither 0 nor 1.
     """
-    names = [column.name for column in recipe.activity]
+    *leading, num_days, width = targets.shape
+    flat = targets.reshape(int(np.prod(leading)), num_days, width)
+    columns = {
+        c.name: flat[..., n] > 0 if c.kind == "binary" else flat[..., n]
+        for n, c in enumerate(recipe.activity)
+    }
     outcomes = {}
-    for task in recipe.tasks:
-        column = targets[:, : task.window_days, names.index(task.column)].astype(np.float64)
-        answer = (column > 0).any(axis=1) if task.kind == "any" else column.sum(axis=1)
-        outcomes[task.name] = np.asarray(answer, np.float64)
+    for asked in recipe.tasks:
+        answer = ask(recipe, asked, columns)
+        if asked.is_binary:
+            whole = np.round(answer)
+            refuse(asked, recipe, columns, answer, np.abs(answer - whole) > ROUNDING, "0 or 1")
+            answer = whole
+        outcomes[asked.name] = answer.reshape(leading)
     return outcomes
 
 
