@@ -168,6 +168,12 @@ class Task(Config):
         if self.metric is not None and self.metric not in allowed:
             msg = f"task {self.name}: metric={self.metric!r}, expected one of {list(allowed)}"
             raise ValueError(msg)
+        if self.is_median and not self.has_head:
+            msg = (
+                f"task {self.name}: metric='wape' asks for a median, which no mean of days gives; "
+                "add has_head=True"
+            )
+            raise ValueError(msg)
         return self
 
 
@@ -197,9 +203,9 @@ class ModelConfig(Config):
     d_static: int = Field(default=16, ge=1)
     mlp_layers: int = Field(default=2, ge=1, le=3)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    positions: Literal[
-        "none", "learned", "sinusoidal", "tape", "absolute", "rope", "distance"
-    ] = "distance"
+    positions: Literal["none", "learned", "sinusoidal", "tape", "absolute", "rope", "distance"] = (
+        "distance"
+    )
     events: Literal["full", "no_future", "no_past", "none"] = "full"
     future_embedding: Literal["separate", "shared"] = "separate"
     encoder: Literal["bidirectional", "causal"] = "causal"

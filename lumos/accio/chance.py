@@ -97,27 +97,29 @@ def draw_origins(
 
 def draw_inner_origins(
     hashes: np.ndarray,
-    first: np.ndarray,
-    last: np.ndarray,
+    span: tuple[np.ndarray, np.ndarray],
     num_origins: int,
     chance: Chance,
+    days_between: int = 1,
 ) -> np.ndarray:
     """Origins inside a span, one from each of ``num_origins`` equal parts of it.
 
     Args:
         hashes: From :func:`hash_users`, shape (N,).
-        first: First allowed origin of each span, shape (N,).
-        last: Last day of each span, always the last origin, shape (N,).
+        span: First allowed origin of each span, and its last day, which always is the last
+            origin; each of shape (N,).
         num_origins: M.
         chance: Which of a user's origins.
+        days_between: Origins are whole multiples of so many days before the last.
 
     Returns:
-        int32 day numbers of shape (N, M), ascending; a span of fewer than M days repeats some.
+        int32 day numbers of shape (N, M), ascending; a span that has fewer repeats some.
     """
+    first, last = (end[:, None] for end in span)
     part = np.arange(num_origins)
     salts = (chance.seed, chance.epoch, np.asarray(chance.draw)[..., None], part)
     share = uniform(np.repeat(hashes[:, None], num_origins, 1), _INNER_ORIGIN, *salts)
-    length = (last - first + 1)[:, None]
-    origins = first[:, None] + np.floor((part + share) * length / num_origins)
-    origins[:, -1] = last
-    return np.asarray(origins, np.int32)
+    number = (last - first) // days_between + 1
+    place = np.floor((part + share) * number / num_origins)
+    place[:, -1:] = number - 1
+    return np.asarray(last - (number - 1 - place) * days_between, np.int32)

@@ -39,7 +39,11 @@ class Sampling:
         first_origin: First day number that may be an origin; later for who registers later.
         last_origin: Last one; who registers after it has no window.
         windows_per_user: How many windows of a user one read gives.
-        origins_per_window: M, forecast origins inside each history; the last is its end.
+        origins_per_window: M, forecast origins inside each history; the last is its end. With
+            several, the last is drawn where a whole history was recorded, as far as there is
+            one, and the others from what comes before it.
+        days_between_origins: Origins of a window are multiples of so many days apart.
+        min_history_days: Days of the window that the first of several origins sees, at least.
     """
 
     history_days: int
@@ -48,10 +52,14 @@ class Sampling:
     last_origin: int
     windows_per_user: int = 1
     origins_per_window: int = 1
+    days_between_origins: int = 1
+    min_history_days: int = 1
 
     def __post_init__(self) -> None:
-        least = {"history_days": 1, "horizon_days": 0, "windows_per_user": 1,
-                 "origins_per_window": 1}  # fmt: skip
+        least = dict.fromkeys(
+            ("history_days", "windows_per_user", "origins_per_window", "days_between_origins",
+             "min_history_days"), 1,
+        ) | {"horizon_days": 0}  # fmt: skip
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 msg = f"{name}={getattr(self, name)}, expected at least {minimum}"
@@ -171,11 +179,23 @@ class Stream:
         sampling, hashes = self.sampling, hash_users(users.user_id)[rows]
         first = first_origins(users.registered[rows], sampling.first_origin)
         chance = Chance(self.seed, epoch, draw)
-        last = draw_origins(hashes, first, sampling.last_origin, chance)
         if sampling.origins_per_window == 1:
-            return last
-        first = np.maximum(first, last - sampling.history_days + 1)
-        return draw_inner_origins(hashes, first, last, sampling.origins_per_window, chance)
+            return draw_origins(hashes, first, sampling.last_origin, chance)
+        # Ends in every phase of the days between origins, though there be but one whole history.
+        whole = min(
+            sampling.first_origin + sampling.history_days - 1,
+            sampling.last_origin - sampling.days_between_origins + 1,
+        )
+        last = draw_origins(hashes, np.maximum(first, whole), sampling.last_origin, chance)
+        least = min(sampling.min_history_days, sampling.history_days)
+        first = np.minimum(np.maximum(first, last - sampling.history_days + least), last)
+        return draw_inner_origins(
+            hashes,
+            (first, last),
+            sampling.origins_per_window,
+            chance,
+            sampling.days_between_origins,
+        )
 
     def empty(self, num_slots: int) -> RaggedBatch:
         """Slots that nobody fills."""

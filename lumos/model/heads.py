@@ -1,8 +1,8 @@
-"""One head an activity column: two hidden layers with ReLU, then one scalar (SPEC, model 7).
+"""One head a question: two hidden layers with ReLU, then one scalar (SPEC, model 7).
 
 The heads are separate networks, computed together as batched matrix products.
 
-Shape suffixes: B users, F horizon days, U activity columns, D model width, N = B x F.
+Shape suffixes: U questions, N states, D model width.
 """
 
 import math
@@ -17,14 +17,14 @@ FIRST_OUTPUT_GAIN = 0.1  # first forecasts are the averages that ``start_at`` gi
 
 
 class Heads(nn.Module):
-    """(B, F, D) -> (B, F, U): logits of binary columns, scaled values of continuous ones."""
+    """States in, one scalar a question out: a logit, or a scaled value."""
 
-    def __init__(self, d_model: int, num_columns: int) -> None:
+    def __init__(self, d_model: int, num_questions: int) -> None:
         super().__init__()
 
         def start(*shape: int, gain: float) -> nn.Parameter:
             deviation = gain / math.sqrt(d_model)
-            return nn.Parameter(torch.randn(num_columns, *shape) * deviation)
+            return nn.Parameter(torch.randn(num_questions, *shape) * deviation)
 
         self.weight_1 = start(d_model, d_model, gain=RELU_GAIN)
         self.bias_1 = start(1, d_model, gain=0)
@@ -34,16 +34,21 @@ class Heads(nn.Module):
         self.bias_out = start(1, 1, gain=0)
 
     def start_at(self, output_U: Tensor) -> None:
-        """Begin training from the columns' own averages instead of from zero."""
+        """Begin training from the questions' average answers instead of from zero."""
         with torch.no_grad():
             self.bias_out.copy_(output_U[:, None, None])
 
-    def forward(self, states_BFD: Tensor) -> Tensor:
-        """One scalar a column, shape (B, F, U)."""
-        num_columns = len(self.bias_out)
-        x_UND = states_BFD.flatten(0, 1).expand(num_columns, -1, -1)
+    def forward(self, states_UND: Tensor) -> Tensor:
+        """One scalar a question and state.
+
+        Args:
+            states_UND: The states each question is asked of; shape (1, N, D) where all are
+                asked of the same ones.
+
+        Returns:
+            Shape (N, U).
+        """
+        x_UND = states_UND.expand(len(self.bias_out), -1, -1)
         x_UND = F.relu(torch.baddbmm(self.bias_1, x_UND, self.weight_1))
         x_UND = F.relu(torch.baddbmm(self.bias_2, x_UND, self.weight_2))
-        out_UN = torch.baddbmm(self.bias_out, x_UND, self.weight_out).squeeze(-1)
-        num_users, num_days, _ = states_BFD.shape
-        return out_UN.T.reshape(num_users, num_days, num_columns)
+        return torch.baddbmm(self.bias_out, x_UND, self.weight_out).squeeze(-1).T

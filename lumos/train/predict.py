@@ -11,10 +11,11 @@ import torch
 from lumos.accio.batch import ragged_batch
 from lumos.accio.events import EventCalendar
 from lumos.accio.users import Users
-from lumos.config import Recipe
+from lumos.config import Recipe, Task
 from lumos.model.forecaster import Forecast
 from lumos.tasks import DayForecasts
 from lumos.train.checkpoint import Checkpoint
+from lumos.train.scaler import Scaler
 
 __all__ = ["DayForecasts", "forecast", "in_raw_units"]
 
@@ -37,7 +38,7 @@ def forecast(
         batch_size: Windows computed at a time.
     """
     recipe, model = checkpoint.recipe, checkpoint.model.eval()
-    device = model.positions.table.device
+    device = model.device
     parts = []
     with torch.inference_mode():
         for start in range(0, max(len(users), 1), batch_size):
@@ -45,21 +46,45 @@ def forecast(
             spans = recipe.history_days, recipe.horizon_days
             ragged = ragged_batch(users.take(chunk), origins[chunk], *spans)
             batch = checkpoint.scaler.batch(ragged, events, recipe, device=str(device))
-            parts.append(in_raw_units(model(batch), recipe, checkpoint.scaler.scales))
+            parts.append(in_raw_units(model(batch), recipe, checkpoint.scaler))
     return DayForecasts(
         p=np.concatenate([part.p for part in parts]),
         given=np.concatenate([part.given for part in parts]),
         mean=np.concatenate([part.mean for part in parts]),
+        heads={
+            name: np.concatenate([part.heads[name] for part in parts]) for name in parts[0].heads
+        },
     )
 
 
-def in_raw_units(outputs: Forecast, recipe: Recipe, scales: np.ndarray) -> DayForecasts:
-    """Undo the scaling; a column that cannot fall below its minimum is not forecast below it."""
-    p = outputs.binary_logits.float().sigmoid().cpu().numpy()
-    continuous = [n for n, is_binary in enumerate(outputs.is_binary) if not is_binary]
+def in_raw_units(outputs: Forecast, recipe: Recipe, scaler: Scaler) -> DayForecasts:
+    """Undo the scaling; a column that cannot fall below its minimum is not forecast below it.
+
+    Args:
+        outputs: Of windows with one origin, their last.
+        recipe: Whose columns these are.
+        scaler: What the network was trained with.
+    """
+    is_binary = outputs.config.is_binary
+    p = outputs.binary_logits[:, -1].float().sigmoid().cpu().numpy()
+    continuous = [n for n, binary in enumerate(is_binary) if not binary]
     minimum = [recipe.activity[n].minimum for n in continuous]
     floor = np.array([-np.inf if low is None else low for low in minimum], np.float32)
-    given = outputs.given_continuous.float().cpu().numpy() * scales[continuous]
+    given = outputs.given_continuous[:, -1].float().cpu().numpy() * scaler.scales[continuous]
     given = np.maximum(given, floor)
     p_active = p[..., recipe.binary.index(recipe.active), None]
-    return DayForecasts(p=p, given=given, mean=p_active * given)
+    lowest = {task.name: _lowest(recipe, task) for task in recipe.tasks}
+    heads = {
+        name: np.maximum(
+            answer[:, -1].cpu().numpy() * np.float32(scaler.heads[name].scale), lowest[name]
+        )
+        for name, answer in outputs.answers().items()
+    }
+    return DayForecasts(p=p, given=given, mean=p_active * given, heads=heads)
+
+
+def _lowest(recipe: Recipe, task: Task) -> np.float32:
+    """What a sum cannot fall below; a formula may be anything."""
+    minimum = {column.name: column.minimum for column in recipe.activity}
+    low = minimum[task.column] if task.column is not None else None
+    return np.float32(-np.inf if low is None else low * task.window_days)

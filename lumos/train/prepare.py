@@ -33,11 +33,13 @@ class Origins:
     Attributes:
         first_day: First day whose activity was recorded.
         training: First and last training origin; the first has enough recorded days before.
+        last_label: Last day whose activity may be a label: the first evaluation origin.
         evaluation: Origins after the training period, oldest first.
     """
 
     first_day: dt.date
     training: tuple[dt.date, dt.date]
+    last_label: dt.date
     evaluation: tuple[dt.date, ...]
 
 
@@ -102,24 +104,37 @@ def find_origins(settings: Settings, recipe: Recipe, as_of: dt.date) -> Origins:
         *ledger.entries(settings, recipe, "sequences"),
     ]
     first_day = min(entry.first_day for entry in entries if entry.business_date <= as_of)
-    last, evaluation = split_origins(
+    _, evaluation = split_origins(
         as_of,
         horizon_days=recipe.horizon_days,
         num_origins=recipe.evaluation.num_origins,
         days_between=recipe.evaluation.days_between_origins,
     )
+    last_label = evaluation[0]
+    last = last_label - dt.timedelta(days=_label_days(recipe))
     first = first_day + dt.timedelta(days=recipe.training.min_history_days - 1)
     if first > last:
         recorded = (as_of - first_day).days + 1
         msg = (
             f"history is too short to train on: {recorded} days are recorded up to {as_of}, and "
             f"{recorded + (first - last).days} are needed: training.min_history_days="
-            f"{recipe.training.min_history_days} before the first origin, then two horizons of "
-            f"{recipe.horizon_days} days and evaluation.num_origins="
-            f"{recipe.evaluation.num_origins}. Aggregate more days (--days), or lower these"
+            f"{recipe.training.min_history_days} before the first origin, then labels of "
+            f"{_label_days(recipe)} days, a horizon of {recipe.horizon_days} days and "
+            f"evaluation.num_origins={recipe.evaluation.num_origins}. "
+            "Aggregate more days (--days), or lower these"
         )
         raise BadInput(msg)
-    return Origins(first_day, (first, last), evaluation)
+    return Origins(first_day, (first, last), last_label, evaluation)
+
+
+def _label_days(recipe: Recipe) -> int:
+    """Days after an origin that must have labels: a horizon, or the shortest task with a head.
+
+    With heads, an origin late in the period teaches what has matured of it; the rest of its
+    horizon counts for nothing.
+    """
+    windows = [task.window_days for task in recipe.tasks if task.has_head]
+    return min(windows, default=recipe.horizon_days)
 
 
 def prepare(
@@ -141,7 +156,15 @@ def prepare(
     _check_split(recipe, origins, table.num_users, num_held_out, num_late)
     loader = Accio(
         table,
-        Sampling(recipe.history_days, recipe.horizon_days, first, last),
+        Sampling(
+            recipe.history_days,
+            recipe.horizon_days,
+            first,
+            last,
+            origins_per_window=training.origins_per_window,
+            days_between_origins=recipe.model.patch_days,
+            min_history_days=training.min_history_days,
+        ),
         batch_size=training.batch_size,
         seed=training.seed,
         keep=split,
@@ -158,7 +181,7 @@ def prepare(
     )
     version = int(inputs["event_context"]) if recipe.events else None
     events = load_events(settings, recipe, version)
-    fit = ScalerFit(recipe, last)
+    fit = ScalerFit(recipe, last, day_number(origins.last_label))
     # Every n-th row group: buckets are hashes, so these users are as good as any.
     for shard in range(0, len(table.shards), max(1, table.num_users // _FITTED_USERS)):
         users = table.read(shard)

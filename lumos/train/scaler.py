@@ -21,10 +21,13 @@ import torch
 
 from lumos.accio.batch import RaggedBatch
 from lumos.accio.chance import hash_users, uniform
-from lumos.accio.dense import Batch, densify
+from lumos.accio.dense import Batch, history_rows
 from lumos.accio.events import EventCalendar
 from lumos.accio.users import Users
-from lumos.config import Config, Recipe
+from lumos.accio.window import cut
+from lumos.config import Config, Recipe, Task
+from lumos.model.forecaster import ForecasterConfig
+from lumos.tasks import task_outcomes
 
 _MAX_CATEGORIES = 64
 _HIDDEN_SHARE = 0.01
@@ -38,6 +41,20 @@ class Standard(Config):
     deviation: float
 
 
+class HeadScale(Config):
+    """What a task's head is trained on: outcomes over ``scale``, from ``average`` on.
+
+    Attributes:
+        scale: Mean absolute outcome of an amount; 1 of a chance.
+        average: Rate of a chance; mean of ``outcome / scale`` of an amount, or its median.
+        loss: What forecasting that average would cost.
+    """
+
+    scale: float
+    average: float
+    loss: float
+
+
 class Scaler(Config):
     """What was fitted, by column name.
 
@@ -46,6 +63,7 @@ class Scaler(Config):
         average: Rate of each binary column over a user's days; for a continuous one the mean
             of ``value / scale`` over active days.
         loss: What forecasting that average would cost: entropy, or variance (L_i of eq. 10).
+        heads: Of each task that has a head.
         events: Of each calendar and event column.
         categories: The known values of each categorical static column, most frequent first.
         statics: Of each continuous static column.
@@ -54,6 +72,7 @@ class Scaler(Config):
     scale: Mapping[str, float]
     average: Mapping[str, float]
     loss: Mapping[str, float]
+    heads: Mapping[str, HeadScale]
     events: Mapping[str, Standard]
     categories: Mapping[str, tuple[str, ...]]
     statics: Mapping[str, Standard]
@@ -74,18 +93,24 @@ class Scaler(Config):
         """Of the activity columns, float32 of shape (U,)."""
         return np.array(list(self.scale.values()), np.float32)
 
-    def first_outputs(self, recipe: Recipe) -> torch.Tensor:
-        """Outputs that say no more than each column's average: logits, or scaled values."""
-        averages = np.array(list(self.average.values()))
+    def first_outputs(self, config: ForecasterConfig) -> torch.Tensor:
+        """Outputs that say no more than averages, a term of the loss each, shape (N,)."""
+        heads = [self.heads[head.name].average for head in config.heads]
+        averages = np.array([*self._of_days(self.average, config), *heads])
+        is_chance = [*config.is_binary, *[True] * len(config.hazards)]
+        is_chance += [head.is_binary for head in config.heads]
         rates = np.clip(averages, 1e-4, 1 - 1e-4)
-        is_binary = np.array([column.kind == "binary" for column in recipe.activity])
-        outputs = np.where(is_binary, np.log(rates / (1 - rates)), averages)
+        outputs = np.where(is_chance, np.log(rates / (1 - rates)), averages)
         return torch.from_numpy(outputs.astype(np.float32))
 
-    def first_log_variances(self) -> torch.Tensor:
-        """Log sigma^2 at which eq. 10 is smallest when averages are forecast: log(L_i / 2)."""
-        losses = np.array(list(self.loss.values()))
-        return torch.from_numpy(np.log(np.maximum(losses, 1e-4) / 2).astype(np.float32))
+    def first_losses(self, config: ForecasterConfig) -> torch.Tensor:
+        """What forecasting those averages costs, L_i of eq. 10, shape (N,)."""
+        heads = [self.heads[head.name].loss for head in config.heads]
+        losses = np.array([*self._of_days(self.loss, config), *heads])
+        return torch.from_numpy(losses.astype(np.float32))
+
+    def _of_days(self, by_column: Mapping[str, float], config: ForecasterConfig) -> list[float]:
+        return [by_column[name] for name in (*config.columns, *config.hazards)]
 
     def batch(
         self,
@@ -93,38 +118,64 @@ class Scaler(Config):
         events: EventCalendar,
         recipe: Recipe,
         *,
+        last_label: int | None = None,
         hide: tuple[int, int] | None = None,
         device: str = "cpu",
     ) -> Batch:
-        """Scale a batch of one origin a window; its days are filled in on the device.
+        """Scale a batch; its days are filled in on the device.
 
         Args:
             ragged: From the loader.
             events: The calendar; each origin gets what was known on it.
-            recipe: Whose columns these are.
+            recipe: Whose columns and tasks these are.
+            last_label: Last day whose activity may be a label; every day when ``None``.
             hide: Seed and epoch, in training: some known categories are shown as unseen.
             device: Where the tensors go.
         """
         windows = ragged.windows
         context = events.gather(windows.origins, windows.history_days, windows.horizon_days)
-        dense = densify(windows, device)
-        history, targets = dense.tensor_split([windows.history_days], dim=1)
+        activity, day_row = history_rows(windows)
         scales = torch.from_numpy(self.scales).to(device)
         active = [column.name for column in recipe.activity].index(recipe.active)
 
         def moved(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(array).to(device, non_blocking=True)
 
+        # Days after the window's last origin that no origin's horizon reaches are not there.
+        window = np.arange(len(windows))[:, None, None]
+        targets = windows.dense[window, windows.target_days]
+        days = windows.origins[..., None] + np.arange(1, windows.horizon_days + 1)
+        is_known = np.ones_like(days, bool) if last_label is None else days <= last_label
+        is_new = np.diff(windows.origins, axis=1, append=windows.origins[:, -1:] + 1) > 0
+        task_targets, is_task_known = self._tasks(targets, is_known, recipe)
         return Batch(
-            history_BTU=torch.asinh(history / scales),
-            is_registered_BT=moved(windows.is_registered),
+            activity_NU=torch.asinh(moved(activity) / scales),
+            day_row_BT=moved(day_row),
             static_BS=moved(self._encode(ragged, hide)),
             events_EC=moved(self._events(context.rows)),
             event_index_BL=moved(context.index),
-            targets_BFU=targets / scales,
-            is_active_BF=targets[..., active] > 0,
-            weight_B=moved(ragged.weight),
+            origin_BM=moved((windows.origins - windows.first_day[:, None]).astype(np.int64)),
+            targets_BMFU=moved(targets) / scales,
+            is_active_BMF=moved(targets[..., active] > 0),
+            is_known_BMF=moved(is_known),
+            task_targets_BMK=moved(task_targets),
+            is_task_known_BMK=moved(is_task_known),
+            weight_BM=moved(ragged.weight[:, None] * is_new.astype(np.float32)),
         )
+
+    def _tasks(
+        self, targets_BMFU: np.ndarray, is_known_BMF: np.ndarray, recipe: Recipe
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scaled outcomes of the tasks that have a head, and whether their windows are known."""
+        size, num_days = targets_BMFU.shape[:2], targets_BMFU.shape[2]
+        tasks = [task for task in recipe.tasks if task.has_head]
+        if not tasks or not num_days:
+            return np.zeros((*size, len(tasks)), np.float32), np.zeros((*size, len(tasks)), bool)
+        flat = targets_BMFU.reshape(-1, *targets_BMFU.shape[2:])
+        outcomes = task_outcomes(recipe, flat)
+        scaled = [outcomes[task.name].reshape(size) / self.heads[task.name].scale for task in tasks]
+        is_known = [is_known_BMF[..., task.window_days - 1] for task in tasks]
+        return np.stack(scaled, axis=-1).astype(np.float32), np.stack(is_known, axis=-1)
 
     def _events(self, rows: np.ndarray) -> np.ndarray:
         if not self.events:
@@ -162,10 +213,19 @@ def _codes(column: pa.ChunkedArray, known: Sequence[str]) -> np.ndarray:
 class ScalerFit:
     """Gathers what the scaler needs in one pass over the training users, file by file."""
 
-    def __init__(self, recipe: Recipe, last_day: int) -> None:
-        """Count nothing after ``last_day``, the last training origin."""
+    def __init__(self, recipe: Recipe, last_day: int, last_label: int) -> None:
+        """Count nothing after ``last_day``, the last training origin, but labels.
+
+        Args:
+            recipe: Whose columns and tasks these are.
+            last_day: The last training origin.
+            last_label: Last day whose activity may be a label.
+        """
         self._recipe = recipe
         self._last_day = last_day
+        self._last_label = last_label
+        self._tasks = [task for task in recipe.tasks if task.has_head]
+        self._outcomes: dict[str, list[np.ndarray]] = {task.name: [] for task in self._tasks}
         width = len(recipe.activity)
         self._absolute, self._num_nonzero, self._num_positive, self._in_active, self._squares = (
             np.zeros(width) for _ in range(5)
@@ -195,6 +255,12 @@ class ScalerFit:
             x = users.static[name].to_numpy().astype(np.float64)
             x = x[np.isfinite(x)]
             moments += len(x), x.sum(), (x**2).sum()
+        for task in self._tasks:
+            origin = self._last_label - task.window_days
+            present = users.take(users.registered <= origin)
+            at = np.full(len(present), origin)
+            targets = cut(present, at, 1, self._recipe.horizon_days).targets
+            self._outcomes[task.name].append(task_outcomes(self._recipe, targets)[task.name])
 
     def scaler(self, events: EventCalendar, first_day: int) -> Scaler:
         """Finish: event columns are fitted on ``first_day`` .. the last training origin."""
@@ -206,9 +272,7 @@ class ScalerFit:
         given = self._in_active / scale / max(self._num_active, 1)
         average = np.where(is_binary, rate, given)
         variance = self._squares / scale**2 / max(self._num_active, 1) - given**2
-        inner = np.clip(rate, 1e-6, 1 - 1e-6)
-        entropy = -inner * np.log(inner) - (1 - inner) * np.log(1 - inner)
-        loss = np.where(is_binary, entropy, np.maximum(variance, 0))
+        loss = np.where(is_binary, _entropy(rate), np.maximum(variance, 0))
         names = [column.name for column in columns]
         rows = events.window(self._last_day, first_day, self._last_day - first_day + 1)
         event_names = [*self._recipe.calendar, *(c.name for c in self._recipe.events)]
@@ -216,6 +280,10 @@ class ScalerFit:
             scale=dict(zip(names, scale.tolist(), strict=True)),
             average=dict(zip(names, average.tolist(), strict=True)),
             loss=dict(zip(names, loss.tolist(), strict=True)),
+            heads={
+                task.name: _head_scale(task, np.concatenate(self._outcomes[task.name]))
+                for task in self._tasks
+            },
             events={
                 name: _standard(len(x), x.sum(), (x**2).sum())
                 for name, x in zip(event_names, rows.T.astype(np.float64), strict=True)
@@ -226,6 +294,26 @@ class ScalerFit:
             },
             statics={name: _standard(*moments) for name, moments in self._moments.items()},
         )
+
+
+def _head_scale(task: Task, outcomes: np.ndarray) -> HeadScale:
+    if not len(outcomes):
+        return HeadScale(scale=1.0, average=0.5 if task.is_binary else 0.0, loss=1.0)
+    if task.is_binary:
+        rate = float(outcomes.mean())
+        return HeadScale(scale=1.0, average=rate, loss=float(_entropy(np.array(rate))))
+    scale = float(np.abs(outcomes).mean()) or 1.0
+    scaled = outcomes / scale
+    if task.is_median:
+        average = float(np.median(scaled))
+        return HeadScale(scale=scale, average=average, loss=float(np.abs(scaled - average).mean()))
+    return HeadScale(scale=scale, average=float(scaled.mean()), loss=float(scaled.var()))
+
+
+def _entropy(rate: np.ndarray) -> np.ndarray:
+    """Of a coin that shows 1 with this chance, in nats."""
+    inner = np.clip(rate, 1e-6, 1 - 1e-6)
+    return np.asarray(-inner * np.log(inner) - (1 - inner) * np.log(1 - inner))
 
 
 def _most_frequent(counts: Iterable[tuple[str, int]]) -> list[str]:

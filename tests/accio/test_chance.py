@@ -69,7 +69,7 @@ def test_origins_spread_evenly_over_what_each_user_allows() -> None:
 def test_inner_origins_are_one_from_each_part_and_end_with_the_span() -> None:
     hashes = hash_users(numbered(5_000))
     last = np.full(5_000, 139)
-    drawn = draw_inner_origins(hashes, np.full(5_000, 100), last, 4, Chance(0, 0))
+    drawn = draw_inner_origins(hashes, (np.full(5_000, 100), last), 4, Chance(0, 0))
     assert (drawn[:, -1] == last).all()
     for part in range(3):
         column = drawn[:, part] - 100 - 10 * part
@@ -77,5 +77,5 @@ def test_inner_origins_are_one_from_each_part_and_end_with_the_span() -> None:
             np.full(10, 0.1), abs=0.02
         )
     # A user who registered yesterday has two days for four origins.
-    short = draw_inner_origins(hashes, last - 1, last, 4, Chance(0, 0))
+    short = draw_inner_origins(hashes, (last - 1, last), 4, Chance(0, 0))
     assert ((short >= 138) & (short <= 139) & (np.diff(short, prepend=0) >= 0)).all()
