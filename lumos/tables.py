@@ -108,9 +108,14 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
             column(f"mean_{c.name}", "float", c.unit, f"P({recipe.active}) x given_{c.name}"),
         )
     )
-    scores = tuple(
-        column(task.name, "double", "probability" if task.kind == "any" else "", task.column)
-        for task in recipe.tasks
+    unit = {task.name: "probability" if task.is_binary else "" for task in recipe.tasks}
+    asked = {task.name: task.column or task.formula or "" for task in recipe.tasks}
+    scores = tuple(column(name, "double", unit[name], asked[name]) for name in asked)
+    # Said once a user: the same on all rows of a horizon, which Parquet keeps for nothing.
+    heads = tuple(
+        column(f"task_{t.name}", "double", unit[t.name], f"{t.name} by its own head, on every row")
+        for t in recipe.tasks
+        if t.has_head
     )
     declared = (
         Table(
@@ -186,6 +191,7 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
                 column("user_id", "string"),
                 column("horizon_day", "date", "business day"),
                 *forecasts,
+                *heads,
                 column("model_version", "string"),
             ),
         ),

@@ -24,6 +24,12 @@ def with_activity(*names):
     return [*load(RECIPE).model_dump()["activity"], *map(column, names)]
 
 
+def with_task(**fields):
+    return {
+        "tasks": [{"name": "t", "kind": "any", "column": "visited", "window_days": 1, **fields}]
+    }
+
+
 def with_experiment(**fields):
     (experiment,) = load(RECIPE).model_dump()["experiments"]
     return [{**experiment, **fields}]
@@ -57,6 +63,19 @@ def with_experiment(**fields):
         (
             {"tasks": [{"name": "t", "kind": "any", "column": "visited", "window_days": 11}]},
             "window_days=11 is beyond horizon_days=10",
+        ),
+        (with_task(column=None), "task t: 'any' needs `column`, and no formula"),
+        (with_task(answer="binary"), "task t: 'any' needs `column`, and no formula or answer"),
+        (with_task(kind="formula"), "task t: a formula is declared with @task"),
+        (with_task(kind="formula", column=None, formula="a:b"), "a formula is declared with @task"),
+        (with_task(metric="wape"), r"metric='wape', expected one of \['auc', 'log_loss'\]"),
+        (
+            with_task(kind="sum", column="minutes", metric="auc"),
+            r"metric='auc', expected one of \['squared_error', 'wape'\]",
+        ),
+        (
+            with_task(kind="sum", column="minutes", metric="wape"),
+            "metric='wape' asks for a median, .*has_head=True",
         ),
         ({"model": {"d_model": 10, "num_heads": 4}}, "d_model=10 is not divisible by"),
         ({"experiments": with_experiment(cost="money")}, "cost='money' is no activity column"),

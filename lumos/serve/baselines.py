@@ -16,6 +16,7 @@ from lumos.config import Recipe, Task
 from lumos.serve.accuracy import Floats
 from lumos.serve.features import Examples
 from lumos.serve.logistic import fit_logistic, log_odds, sigmoid
+from lumos.tasks import ask, task_columns
 
 _WINDOW = 56  # days of history that the recency baseline looks at
 _RIDGE = 0.01  # only guards against a singular matrix
@@ -38,35 +39,41 @@ _PARAMETERS: Mapping[str, float | int | bool | str] = {
 
 @dataclass(frozen=True)
 class Recency:
-    """A logistic fit on frequency and recency for ``any``; the recent daily mean for ``sum``."""
+    """A logistic fit on frequency and recency for chances; for amounts, days like the recent mean.
+
+    An amount's formula is asked of days that are all the recent daily mean; a median is a share
+    of that.
+    """
 
     recipe: Recipe
     weights: Mapping[str, Floats]
 
     @classmethod
     def fit(cls, recipe: Recipe, train: Examples) -> "Recency":
-        """Three numbers a binary task, nothing at all for a sum."""
-        weights = {
-            task.name: fit_logistic(
-                _plain(task, train),
-                train.outcomes[task.name],
-                prior_K=np.zeros(3),
-                strength=_RIDGE,
-            )
-            for task in recipe.tasks
-            if task.kind == "any"
-        }
+        """Three numbers a binary task (two more for each further column), one a median."""
+        weights = {}
+        for task in recipe.tasks:
+            outcome = train.outcomes[task.name]
+            if task.is_binary:
+                inputs = _plain(recipe, task, train)
+                weights[task.name] = fit_logistic(
+                    inputs, outcome, prior_K=np.zeros(inputs.shape[1]), strength=_RIDGE
+                )
+            elif task.is_median:
+                weights[task.name] = _best_share(outcome, _as_recently(recipe, task, train))
+            else:
+                weights[task.name] = np.ones(1)
         return cls(recipe, weights)
 
     def forecast(self, examples: Examples) -> dict[str, Floats]:
         """By task name, shape (N,)."""
         forecasts = {}
         for task in self.recipe.tasks:
-            if task.kind == "any":
-                forecasts[task.name] = sigmoid(_plain(task, examples) @ self.weights[task.name])
+            weights = self.weights[task.name]
+            if task.is_binary:
+                forecasts[task.name] = sigmoid(_plain(self.recipe, task, examples) @ weights)
             else:
-                daily = examples.values[f"{task.column}_{_WINDOW}"]
-                forecasts[task.name] = daily * task.window_days
+                forecasts[task.name] = _as_recently(self.recipe, task, examples) * weights
         return forecasts
 
 
@@ -79,10 +86,10 @@ class LightGbm:
 
     @classmethod
     def fit(cls, recipe: Recipe, train: Examples) -> "LightGbm":
-        """Log loss for ``any``; Tweedie for ``sum`` (squared error where a sum is negative).
+        """Log loss for chances; Tweedie for means (squared error where an outcome is negative).
 
-        Tweedie fits the mean of a quantity that is often exactly zero. A task whose outcome
-        never varied is answered by that constant.
+        Medians by absolute error. Tweedie fits the mean of a quantity that is often exactly zero.
+        A task whose outcome never varied is answered by that constant.
         """
         with ThreadPoolExecutor(_MODELS_AT_ONCE) as pool:
             models = pool.map(lambda task: _boost(task, train), recipe.tasks)
@@ -105,9 +112,9 @@ def _boost(task: Task, train: Examples) -> lightgbm.Booster | float:
     outcome = train.outcomes[task.name]
     if outcome.min() == outcome.max():
         return float(outcome[0])
-    objective = "binary" if task.kind == "any" else "tweedie"
-    if outcome.min() < 0:
-        objective = "regression"
+    objective = "binary" if task.is_binary else "tweedie" if outcome.min() >= 0 else "regression"
+    if task.is_median:
+        objective = "regression_l1"
     names = list(train.values)
     rows = lightgbm.Dataset(
         train.matrix(task),
@@ -121,10 +128,41 @@ def _boost(task: Task, train: Examples) -> lightgbm.Booster | float:
     return lightgbm.train(parameters, rows, num_boost_round=_ROUNDS)
 
 
-def _plain(task: Task, examples: Examples) -> Floats:
-    """Constant, log odds of the frequency, log recency: shape (N, 3)."""
+def _plain(recipe: Recipe, task: Task, examples: Examples) -> Floats:
+    """A constant; of each column asked for, how often (or how much) and how recently.
+
+    Returns:
+        Shape (N, 1 + 2 x columns): log odds of a binary column's frequency, log of an amount's
+        daily mean, log recency.
+    """
+    inputs = [np.ones(len(examples.user))]
     days = np.minimum(examples.values["tenure"], _WINDOW)
-    active_days = examples.values[f"{task.column}_{_WINDOW}"] * days
-    frequency = log_odds((active_days + 0.5) / (days + 1))
-    recency = np.log1p(examples.values[f"{task.column}_recency"])
-    return np.column_stack([np.ones_like(frequency), frequency, recency])
+    for name in task_columns(task):
+        daily = examples.values[f"{name}_{_WINDOW}"]
+        if name in recipe.binary:
+            inputs.append(log_odds((daily * days + 0.5) / (days + 1)))
+        else:
+            inputs.append(np.log1p(np.maximum(daily, 0)))
+        inputs.append(np.log1p(examples.values[f"{name}_recency"]))
+    return np.column_stack(inputs)
+
+
+def _as_recently(recipe: Recipe, task: Task, examples: Examples) -> Floats:
+    """The task's answer if every day were the daily mean of the recent ones; shape (N,)."""
+    shape = (len(examples.user), task.window_days)
+    columns = {
+        name: np.broadcast_to(examples.values[f"{name}_{_WINDOW}"][:, None], shape)
+        for name in task_columns(task)
+    }
+    return ask(recipe, task, columns)
+
+
+def _best_share(outcome_N: Floats, forecast_N: Floats) -> Floats:
+    """The factor that makes the absolute error smallest: a weighted median of ratios."""
+    is_some = forecast_N > 0
+    if not is_some.any():
+        return np.ones(1)
+    ratio, weight = outcome_N[is_some] / forecast_N[is_some], forecast_N[is_some]
+    order = np.argsort(ratio)
+    total = np.cumsum(weight[order])
+    return ratio[order][[np.searchsorted(total, total[-1] / 2)]]

@@ -1,9 +1,9 @@
 """Make forecasts mean what they say, by how the same model version did on days that matured.
 
-For ``any`` tasks a monotone curve (centred isotonic regression: Oron & Flournoy 2017), which
+For chances a monotone curve (centred isotonic regression: Oron & Flournoy 2017), which
 keeps the order of users where it rises; with few positives or negatives two numbers only (Platt:
-the log odds shifted and stretched), drawn towards no change. For ``sum`` tasks the ratio of
-outcomes to forecasts, drawn towards 1.
+the log odds shifted and stretched), drawn towards no change. For means the ratio of outcomes to
+forecasts, drawn towards 1. Medians are left as they are: no ratio to what came true is theirs.
 
 A calibrator is a small JSON object whose version is the hash of its content, kept beside the
 tables: who holds a published score can find out exactly how it was made.
@@ -29,7 +29,7 @@ from lumos.accio.chance import hash_users, uniform
 from lumos.config import Config, Recipe, Task
 from lumos.dates import EPOCH
 from lumos.delta import predicate, read
-from lumos.serve.accuracy import Floats, bins
+from lumos.serve.accuracy import Floats, beside_median, bins
 from lumos.serve.logistic import fit_logistic, log_odds, sigmoid
 from lumos.settings import Settings
 from lumos.tables import table_uri
@@ -172,8 +172,10 @@ def fit(recipe: Recipe, evaluated: Evaluated) -> Calibration:
 
 def fit_task(task: Task, outcome_N: Floats, forecast_N: Floats) -> Calibrator:
     """Fit one task: a curve where there is enough to see, else a number or two."""
+    if task.is_median:
+        return Calibrator(task=task.name, kind="ratio")
     total = float(outcome_N.sum())
-    if task.kind == "sum":
+    if not task.is_binary:
         # In the task's own unit, a prior of so many outcomes of typical size.
         prior = _PRIOR * float(np.abs(outcome_N).mean()) or 1.0
         ratio = max((total + prior) / (float(forecast_N.sum()) + prior), 0.0)
@@ -234,20 +236,26 @@ def cross_fitted_error(task: Task, evaluated: Evaluated) -> float:
     shows gaps too: of each, only what exceeds two standard errors counts, so that a gate
     refuses what is surely off by more than it allows, and no platform is refused now and then
     for being small. The errors of the two halves are averaged, not pooled: they have opposite
-    signs and would cancel. Sums have one bin, and a gap relative to the mean outcome.
+    signs and would cancel. Means have one bin, and a gap relative to the mean outcome. A median's
+    gap is by how much more than half of a bin's outcomes lie on one side of it; nothing is fitted
+    to it, so that there are no halves.
     """
     outcome, hashes = evaluated.outcomes[task.name], hash_users(evaluated.user_id)
     calibrated = cross_fitted(task, outcome, evaluated.forecasts[task.name], evaluated.user_id)
     is_first = uniform(hashes, _HALVES) < 0.5
     halves = [half for half in (is_first, ~is_first) if half.any()]
+    if task.is_median:
+        halves = [np.ones_like(is_first)]
     most = int(np.clip(min(half.sum() for half in halves) // _BIN_SIZE, 1, _MAX_BINS))
-    num_bins = 1 if task.kind == "sum" else most
-    bins_of = [_binned(outcome[h], calibrated[h], hashes[h], num_bins) for h in halves]
+    is_share = task.is_binary or task.is_median
+    num_bins = most if is_share else 1
+    bins_of = [_binned(task, outcome[h], calibrated[h], hashes[h], num_bins) for h in halves]
     # A half's gap is as uncertain as the outcomes of both: its calibrator was fitted on the other.
-    variance_K = sum(half.variance_K for half in bins_of) * 2 / len(bins_of)
+    num_uncertain = 1 if task.is_median else 2
+    variance_K = sum(half.variance_K for half in bins_of) * num_uncertain / len(bins_of)
     surely = [np.maximum(np.abs(h.gap_K) - _SURE * np.sqrt(variance_K), 0) for h in bins_of]
     error = float(np.mean([np.dot(s, h.share_K) for s, h in zip(surely, bins_of, strict=True)]))
-    if task.kind == "any" or error == 0:
+    if is_share or error == 0:
         return error
     mean = abs(float(outcome.mean()))
     return error / mean if mean else float("inf")
@@ -255,7 +263,7 @@ def cross_fitted_error(task: Task, evaluated: Evaluated) -> float:
 
 @dataclass(frozen=True)
 class _Bins:
-    """Forecast minus outcome by bin, the variance of that, and each bin's share of all rows."""
+    """How far off each bin is on the mean, the variance of that, and its share of all rows."""
 
     gap_K: Floats
     variance_K: Floats
@@ -263,14 +271,25 @@ class _Bins:
 
 
 def _binned(
-    outcome_N: Floats, forecast_N: Floats, user_N: NDArray[np.uint64], num_bins: int
+    task: Task,
+    outcome_N: Floats,
+    forecast_N: Floats,
+    user_N: NDArray[np.uint64],
+    num_bins: int,
 ) -> _Bins:
     """The variance is estimated over users: their forecasts at several origins err together."""
     number = bins(forecast_N, num_bins)
     size = np.maximum(np.bincount(number, minlength=num_bins), 1)
-    gap = np.bincount(number, forecast_N - outcome_N, num_bins) / size
-    residual = forecast_N - outcome_N - gap[number]
+    off = forecast_N - outcome_N
+    if task.is_median:
+        below, above = beside_median(outcome_N, forecast_N)
+        is_high = np.bincount(number, below, num_bins) > np.bincount(number, above, num_bins)
+        off = np.where(is_high[number], below, above) - 0.5
+    gap = np.bincount(number, off, num_bins) / size
+    residual = off - gap[number]
     _, user = np.unique(user_N, return_inverse=True)
     _, first, cell = np.unique(user * num_bins + number, return_index=True, return_inverse=True)
     squares = np.bincount(number[first], np.bincount(cell, residual) ** 2, num_bins)
+    if task.is_median:
+        gap = np.maximum(gap, 0)  # where many outcomes tie with it, neither side has half of them
     return _Bins(gap, squares / size**2, size / len(outcome_N))

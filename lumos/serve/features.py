@@ -19,7 +19,7 @@ from lumos.accio.users import Users
 from lumos.accio.window import cut
 from lumos.config import Recipe, Task
 from lumos.serve.accuracy import Floats
-from lumos.tasks import task_outcomes
+from lumos.tasks import task_columns, task_outcomes
 
 Integers = NDArray[np.int64]
 
@@ -69,7 +69,8 @@ class History:
         self._sums = {name: _running(values[:, index]) for index, name in enumerate(names)}
         self._weekdays = _running(weekday.astype(np.float64))
         self._gaps = _running(np.stack([gap > 0, gap, gap**2], axis=1).astype(np.float64))
-        asked = dict.fromkeys([recipe.active, *(task.column for task in recipe.tasks)])
+        columns = [name for task in recipe.tasks for name in task_columns(task)]
+        asked = dict.fromkeys([recipe.active, *columns])
         self._asked = tuple(asked)
         rows = np.arange(len(self._key_R))
         self._last = {
@@ -122,7 +123,7 @@ class History:
         values |= self._rhythm(stop, start_of_all, values[f"{self._recipe.active}_recency"])
         values |= self._profile(origin, stop, start[_RECENT])
         active = values[f"{self._recipe.active}_{_RECENT}"]
-        for name in dict.fromkeys(t.column for t in self._recipe.tasks if t.kind == "sum"):
+        for name in [name for name in self._asked if name in self._recipe.continuous]:
             per_day = values[f"{name}_{_RECENT}"]
             values[f"{name}_a_visit"] = np.divide(
                 per_day, active, out=np.zeros_like(active), where=active > 0

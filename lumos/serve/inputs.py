@@ -10,7 +10,7 @@ from lumos import ledger
 from lumos.accio.contract import open_sequences
 from lumos.accio.table import SequenceTable
 from lumos.accio.users import Users
-from lumos.config import Recipe
+from lumos.config import Recipe, Task
 from lumos.dates import day_number
 from lumos.verbs import BadInput, Request
 
@@ -89,6 +89,7 @@ def check_columns(trained: Recipe, asked: Recipe, version: str) -> None:
             ("static", _columns(trained.static), _columns(asked.static)),
             ("history_days", trained.history_days, asked.history_days),
             ("horizon_days", trained.horizon_days, asked.horizon_days),
+            ("task heads", _heads(trained, asked), _heads(asked, asked)),
         )
         if ours != theirs
     ]
@@ -99,6 +100,11 @@ def check_columns(trained: Recipe, asked: Recipe, version: str) -> None:
             "`lumos evaluate`, or name another version with --model"
         )
         raise BadInput(msg)
+
+
+def _heads(having: Recipe, asked: Recipe) -> list[Task]:
+    """The tasks with a head that are asked, as far as a recipe has the very same ones."""
+    return [task for task in asked.tasks if task.has_head and task in having.tasks]
 
 
 def _columns(columns: tuple[object, ...]) -> list[tuple[object, object]]:

@@ -182,11 +182,12 @@ def _calibration(recipe: Recipe, task: Task, staged: Staged) -> Metric:
 def _range(recipe: Recipe, task: Task, staged: Staged) -> Metric:
     values = staged.rows[task.name].to_numpy()
     outside = ~np.isfinite(values)
-    (column,) = (column for column in recipe.activity if column.name == task.column)
-    if task.kind == "any":
+    # What a formula of amounts may give at least, it alone knows.
+    minimum = [column.minimum for column in recipe.activity if column.name == task.column]
+    if task.is_binary:
         outside |= (values < 0) | (values > 1)
-    elif column.minimum is not None:
-        outside |= values < min(column.minimum, 0.0) * task.window_days
+    elif minimum and minimum[0] is not None:
+        outside |= values < min(minimum[0], 0.0) * task.window_days
     number = int(outside.sum())
     problem = f"{task.name} is no number or out of range for {number} users"
     return _verdict(f"{task.name}.out_of_range", float(number), problem if number else "")

@@ -211,7 +211,9 @@ def _infer(job: Job, users: Users) -> DayForecasts:
     if not len(users):
         shape = (0, recipe.horizon_days)
         nothing = np.zeros((*shape, len(recipe.continuous)), np.float32)
-        return DayForecasts(np.zeros((*shape, len(recipe.binary)), np.float32), nothing, nothing)
+        p = np.zeros((*shape, len(recipe.binary)), np.float32)
+        heads = {task.name: np.zeros(0, np.float32) for task in recipe.tasks if task.has_head}
+        return DayForecasts(p, nothing, nothing, heads)
     return forecast(
         job.model,
         users,
@@ -235,6 +237,11 @@ def _post_process(job: Job, shard: int, users: Users, days: DayForecasts) -> pa.
         **dict(_columns("p", recipe.binary, days.p)),
         **dict(_columns("given", recipe.continuous, days.given)),
         **dict(_columns("mean", recipe.continuous, days.mean)),
+        **{
+            f"task_{task.name}": np.repeat(days.heads[task.name], horizon)
+            for task in recipe.tasks
+            if task.has_head
+        },
     }
     schema = tables(recipe)["forecasts"].arrow_schema(recipe)
     return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)

@@ -11,6 +11,7 @@ from lumos.dates import day_number
 from lumos.serve.calibrate import Calibration
 from lumos.tables import tables
 from lumos.tasks import DayForecasts, task_scores
+from lumos.verbs import BadInput
 
 
 def stage(recipe: Recipe, date: dt.date, day: pa.Table, calibration: Calibration) -> pa.Table:
@@ -21,6 +22,9 @@ def stage(recipe: Recipe, date: dt.date, day: pa.Table, calibration: Calibration
         date: The business date.
         day: Its rows of `forecasts`, sorted by user and horizon day.
         calibration: Of the model version that made them.
+
+    Raises:
+        BadInput: The forecasts were made before a task was given a head.
     """
     users, whole = _whole_horizons(day, recipe, date)
 
@@ -35,6 +39,7 @@ def stage(recipe: Recipe, date: dt.date, day: pa.Table, calibration: Calibration
             p=cells("p", recipe.binary),
             given=cells("given", recipe.continuous),
             mean=cells("mean", recipe.continuous),
+            heads=_heads(recipe, date, whole),
         ),
     )
     constants = {
@@ -49,6 +54,18 @@ def stage(recipe: Recipe, date: dt.date, day: pa.Table, calibration: Calibration
     }
     schema = tables(recipe)["scores"].arrow_schema(recipe)
     return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+
+
+def _heads(recipe: Recipe, date: dt.date, whole: pa.Table) -> dict[str, np.ndarray]:
+    """What the network said of each task with a head: once a user, from the first of its rows."""
+    names = [task.name for task in recipe.tasks if task.has_head]
+    if missing := [name for name in names if f"task_{name}" not in whole.column_names]:
+        msg = (
+            f"the forecasts of {date} hold no answer of a head to {missing}; run `lumos train`, "
+            f"`lumos evaluate`, `lumos promote` and `lumos score --date {date}`"
+        )
+        raise BadInput(msg)
+    return {name: whole[f"task_{name}"].to_numpy()[:: recipe.horizon_days] for name in names}
 
 
 def _whole_horizons(day: pa.Table, recipe: Recipe, date: dt.date) -> tuple[list[str], pa.Table]:

@@ -20,7 +20,7 @@ _Z95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Reliability:
-    """Mean forecast and mean outcome of each bin, with a 95% interval of the outcome; all (K,)."""
+    """Usual forecast and outcome of each bin, with a 95% interval of the outcome; all (K,)."""
 
     forecast: Floats
     outcome: Floats
@@ -50,6 +50,29 @@ def reliability(
     variance = np.bincount(number_N[first], residual**2, num_bins) / divisor**2
     half_width = _Z95 * np.sqrt(variance)
     return Reliability(forecast[filled], outcome[filled], half_width[filled], size[filled])
+
+
+def median_reliability(
+    outcome_N: Floats, forecast_N: Floats, user_N: Sequence[str], *, num_bins: int = 10
+) -> Reliability:
+    """The same with medians, for forecasts that are medians: by the mean, all would look too low.
+
+    The half-width is half of the order statistics' interval, as of one outcome a user: a user's
+    outcomes at several origins are alike.
+    """
+    number_N = bins(forecast_N, num_bins)
+    users_N = np.asarray(user_N, object)
+    shown = []
+    for number in np.unique(number_N):
+        inside = number_N == number
+        size, num_users = int(inside.sum()), len(np.unique(users_N[inside]))
+        reach = min(_Z95 / 2 / np.sqrt(num_users), 0.5)
+        low, middle, high = np.quantile(outcome_N[inside], [0.5 - reach, 0.5, 0.5 + reach])
+        shown.append((float(np.median(forecast_N[inside])), middle, (high - low) / 2, size))
+    forecast, outcome, half_width, sizes = zip(*shown, strict=True)
+    return Reliability(
+        np.array(forecast), np.array(outcome), np.array(half_width), np.array(sizes, np.int64)
+    )
 
 
 def cross_fitted(

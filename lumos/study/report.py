@@ -20,7 +20,7 @@ from lumos import ledger
 from lumos.config import Task
 from lumos.experiment.effects import METRICS
 from lumos.study import operations, plots, sections
-from lumos.study.curves import cross_fitted, gain, reliability
+from lumos.study.curves import cross_fitted, gain, median_reliability, reliability
 from lumos.study.pinned import latest, metric_rows, pinned
 from lumos.verbs import BadInput, Report, Request
 
@@ -148,17 +148,24 @@ def _calibration_figures(
     for task in request.recipe.tasks if evaluated else ():
         assert evaluated is not None, "no figure is drawn without an evaluation"
         outcome, forecast, users = _series(evaluated, task)
-        curves = {"raw": reliability(outcome, forecast, users)}
-        calibrated = cross_fitted(task, outcome, forecast, users)
+        curve = median_reliability if task.is_median else reliability
+        curves = {"raw": curve(outcome, forecast, users)}
+        # A median is published as it is forecast.
+        calibrated = None if task.is_median else cross_fitted(task, outcome, forecast, users)
         if calibrated is not None:
-            curves["calibrated"] = reliability(outcome, calibrated, users)
+            curves["calibrated"] = curve(outcome, calibrated, users)
         units = {column.name: column.unit for column in request.recipe.activity}
-        unit = "probability" if task.kind == "any" else units[task.column]
+        unit = "probability" if task.is_binary else units.get(task.column or "", "amount")
         svg = plots.calibration(f"calibration-{task.name}", task.name, curves, unit=unit)
         worst = float(np.max(np.abs(curves["raw"].forecast - curves["raw"].outcome)))
+        usual = (
+            f"median outcome {np.median(outcome):.3g}, median forecast {np.median(forecast):.3g}"
+        )
+        if not task.is_median:
+            usual = f"base rate {outcome.mean():.3g}, mean forecast {forecast.mean():.3g}"
         text = (
-            f"Calibration of {task.name}: base rate {outcome.mean():.3g}, mean forecast "
-            f"{forecast.mean():.3g}, largest gap of a bin before calibration {worst:.3g} ({unit})."
+            f"Calibration of {task.name}: {usual}, largest gap of a bin before calibration "
+            f"{worst:.3g} ({unit})."
         )
         figures.append((svg, text))
     return figures

@@ -21,7 +21,9 @@ from lumos.verbs import Request
 SEGMENTS = ("challenger", "champion", "lightgbm", "recency")
 _HIGHER_IS_BETTER = {"auc", "spearman"}
 _RATIO_TO_ONE = {"bias"}
-_FIRST_MEASURES = ("auc", "wape", "mae", "bias", "spearman", "log_loss", "brier", "ece")
+_FIRST_MEASURES = (
+    "auc", "wape", "mae", "bias", "median_error", "spearman", "log_loss", "brier", "ece",
+)  # fmt: skip
 _PAST_DAYS = 42
 _CALENDAR_PAST_DAYS = 7
 _QUANTILES = (0.98, 0.9, 0.75, 0.5, 0.25)

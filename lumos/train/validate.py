@@ -41,20 +41,26 @@ class Judged:
 def judge(split: str, checkpoint: Checkpoint, prepared: Prepared, world: World) -> Judged:
     """Forecast a split, every process its share of the users; all get all of it."""
     recipe = prepared.recipe
-    parts = []
+    asked = [task.name for task in recipe.tasks if task.has_head]
+    parts, said = [], []
     for users, origins in _share(split, prepared, world):
         made = forecast(
             checkpoint, users, origins, prepared.events, batch_size=recipe.scoring.batch_size
         )
         targets = _targets(users, origins, recipe)
         parts.append(np.concatenate([made.p, made.given, made.mean, targets], axis=2))
+        said.append(np.array([made.heads[name] for name in asked], np.float32).T)
     num_binary, num_continuous = len(recipe.binary), len(recipe.continuous)
     width = num_binary + 2 * num_continuous + len(recipe.activity)
     nothing = np.zeros((0, recipe.horizon_days, width), np.float32)
     rows = world.gather(np.concatenate([nothing, *parts]))
     ends = np.cumsum([num_binary, num_continuous, num_continuous])
     p, given, mean, targets = np.split(rows, ends, axis=2)
-    return Judged(DayForecasts(p, given, mean), targets)
+    heads: dict[str, np.ndarray] = {}
+    if asked:
+        told = world.gather(np.concatenate([np.zeros((0, len(asked)), np.float32), *said]))
+        heads = dict(zip(asked, told.T, strict=True))
+    return Judged(DayForecasts(p, given, mean, heads), targets)
 
 
 def _targets(users: Users, origins: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -110,11 +116,11 @@ def figures(split: str, judged: Judged, recipe: Recipe) -> dict[str, float | Non
     scores = task_scores(recipe, judged.forecasts)
     outcomes = task_outcomes(recipe, judged.targets)
     for task in recipe.tasks:
-        outcome, score = outcomes[task.name], scores[task.name]
-        if task.kind == "any":
-            measured |= _of_binary(f"{split}/{task.name}", outcome, score)
+        answer, score = outcomes[task.name], scores[task.name]
+        if task.is_binary:
+            measured |= _of_binary(f"{split}/{task.name}", answer, score)
         else:
-            measured[f"{split}/{task.name}_wape"] = wape(outcome, score)
+            measured[f"{split}/{task.name}_wape"] = wape(answer, score)
     return measured
 
 

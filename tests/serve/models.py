@@ -10,6 +10,7 @@ from lumos.accio.contract import load_events, open_sequences
 from lumos.config import Recipe
 from lumos.dates import day_number, split_origins
 from lumos.model.forecaster import Forecaster, ForecasterConfig
+from lumos.model.loss import Objective
 from lumos.recipes import load
 from lumos.train import checkpoint, tracking
 from lumos.train.checkpoint import Checkpoint
@@ -58,7 +59,7 @@ def _last_training_origin(recipe: Recipe, date: dt.date) -> dt.date:
 
 
 def _scaler(world: World, recipe: Recipe, last: dt.date) -> Scaler:
-    fit = ScalerFit(recipe, day_number(last))
+    fit = ScalerFit(recipe, day_number(last), day_number(last) + recipe.horizon_days)
     entry = ledger.require(world.settings, recipe, "sequences", world.date, remedy="")
     for users in open_sequences(world.settings, load(world.recipe_name), entry.version).users():
         fit.add(users)
@@ -70,5 +71,6 @@ def _forecaster(recipe: Recipe, scaler: Scaler, seed: int) -> Forecaster:
     torch.manual_seed(seed)
     config = ForecasterConfig.of(recipe, num_static=scaler.num_static, num_events=scaler.num_events)
     forecaster = Forecaster(config)
-    forecaster.heads.start_at(torch.as_tensor(scaler.first_outputs(recipe)))
+    objective = Objective(forecaster, recipe.training.loss)
+    objective.start_at(scaler.first_outputs(config), scaler.first_losses(config))
     return forecaster.eval()

@@ -11,6 +11,7 @@ from lumos.serve import accuracy
 
 ANY = Task(name="a", kind="any", column="x", window_days=1)
 SUM = Task(name="s", kind="sum", column="y", window_days=1)
+MEDIAN = Task(name="m", kind="sum", column="y", window_days=1, metric="wape", has_head=True)
 
 
 def binary(seed: int, num: int = 2000) -> tuple[np.ndarray, np.ndarray]:
@@ -76,6 +77,34 @@ def test_forecasting_too_little_never_lowers_the_relative_loss() -> None:
     losses = [accuracy.relative_loss(SUM, outcome, f) for f in (median, mean)]
 
     assert losses[0] > losses[1]  # type: ignore[operator]
+
+
+def test_a_median_is_judged_by_its_distance_and_not_by_its_mean() -> None:
+    outcome = np.random.default_rng(0).gamma(0.5, 30, 5000)
+    mean, median = (np.full_like(outcome, f(outcome)) for f in (np.mean, np.median))
+
+    assert accuracy.relative_loss(MEDIAN, outcome, median) == pytest.approx(1)
+    assert accuracy.relative_loss(MEDIAN, outcome, outcome) == 0
+    assert accuracy.relative_loss(MEDIAN, outcome, mean) > 1.05  # type: ignore[operator]
+    measured = accuracy.measure(MEDIAN, outcome, median)
+    assert measured["median_error"] == pytest.approx(0, abs=0.01)
+    assert "bias" not in measured
+    assert accuracy.measure(MEDIAN, outcome, mean)["median_error"] > 0.1  # type: ignore[operator]
+
+
+def test_a_median_of_zero_is_right_for_whoever_mostly_does_nothing() -> None:
+    random = np.random.default_rng(1)
+    usually = np.repeat([0.0, 40.0], 2000)
+    outcome = np.where(usually > 0, random.gamma(4, 10, 4000), 0) * (random.random(4000) < 0.9)
+    # The halves tie at zero, and at whatever share of the active ones is below their median.
+    half = float(np.quantile(outcome[2000:], 0.5))
+
+    right = accuracy.median_error(outcome, np.where(usually > 0, half, 0.0))
+
+    assert right == pytest.approx(0, abs=1e-3)
+    assert accuracy.median_error(outcome, np.where(usually > 0, half, 0.1)) == right
+    assert accuracy.median_error(outcome, np.where(usually > 0, half * 1.5, 0.0)) > 0.1
+    assert accuracy.median_error(outcome, np.where(usually > 0, half * 0.6, 0.0)) > 0.1
 
 
 def test_what_cannot_be_measured_is_none_and_not_a_number_that_looks_good() -> None:

@@ -15,10 +15,37 @@ from lumos.recipes import load
 from lumos.serve.accuracy import auc, measure, relative_loss
 from lumos.serve.baselines import LightGbm, Recency
 from lumos.serve.features import Examples, History
+from lumos.tasks import Days
+from lumos.tasks import task as question
+from tests.accio import small
 from tests.conftest import RECIPE, World
 from tests.serve.lake import members
 
 KINDS = (Recency, LightGbm)
+
+
+@question(answer="binary", window_days=7)
+def stays_away(days: Days) -> np.ndarray:
+    """Nobody comes for a week."""
+    return 1 - days.any("visited")
+
+
+@question(answer="amount", window_days=7, metric="wape", has_head=True)
+def usual_minutes(days: Days) -> np.ndarray:
+    """Minutes in a week, as a median."""
+    return days.sum("minutes")
+
+
+@question(answer="amount", window_days=7)
+def mean_minutes(days: Days) -> np.ndarray:
+    """The same as a mean."""
+    return days.sum("minutes")
+
+
+@question(answer="binary", window_days=5, has_head=True)
+def busy(days: Days) -> np.ndarray:
+    """An hour and a class, which only a head can forecast."""
+    return (days.sum("minutes") > 60) & (days.sum("took_class") > 0)
 
 
 def everyone(world: World) -> Users:
@@ -48,7 +75,7 @@ def test_it_beats_chance_on_every_task(registered: World, kind: type[Recency]) -
 
     for task in load(RECIPE).tasks:
         outcome = later.outcomes[task.name]
-        if task.kind == "any":
+        if task.is_binary:
             assert auc(outcome, forecasts[task.name]) > 0.8, task.name  # type: ignore[operator]
         else:
             assert measure(task, outcome, forecasts[task.name])["spearman"] > 0.5  # type: ignore[operator]
@@ -146,6 +173,29 @@ def test_bare_recipes_and_silent_users_have_baselines_too(registered: World) -> 
             forecast = kind.fit(recipe, train).forecast(later)["visit_10d"]
             assert np.isfinite(forecast).all()
             assert len(forecast) == len(later.user)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_answers_whatever_a_formula_asks(kind: type[Recency]) -> None:
+    asked = [made.model_dump() for made in (stays_away, usual_minutes, mean_minutes, busy)]
+    recipe = Recipe.model_validate(load(RECIPE).model_dump() | {"tasks": asked})
+    history, last = History(small.users(400), recipe), day_number(small.AS_OF)
+    train = history.examples(range(last - 62, last - 19, 6), small.calendar())
+    later = history.examples([last - 10], small.calendar())
+
+    forecasts = kind.fit(recipe, train).forecast(later)
+
+    for made in recipe.tasks:
+        outcome = later.outcomes[made.name]
+        assert relative_loss(made, outcome, forecasts[made.name]) < 0.95, made.name  # type: ignore[operator]
+    # Few come with one habit on many days: half of the weeks lie below the mean, and more.
+    below = [
+        np.mean(later.outcomes["mean_minutes"] < forecasts[f"{n}_minutes"])
+        for n in ("usual", "mean")
+    ]
+    assert abs(below[0] - 0.5) < 0.1
+    usual, mean = forecasts["usual_minutes"], forecasts["mean_minutes"]
+    assert usual.mean() < mean.mean()
 
 
 def test_labels_are_those_of_the_loader(registered: World) -> None:

@@ -23,6 +23,7 @@ from tests.conftest import RECIPE, World
 
 ANY = Task(name="a", kind="any", column="x", window_days=1)
 SUM = Task(name="s", kind="sum", column="y", window_days=1)
+MEDIAN = Task(name="m", kind="sum", column="y", window_days=1, metric="wape", has_head=True)
 
 
 def overconfident(num: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +125,37 @@ def test_the_cross_fitted_error_grows_from_zero_as_users_make_a_gap_sure() -> No
         errors.append(cross_fitted_error(ANY, evaluated(bent, forecast)))
     assert errors == sorted(errors)
     assert errors[0] < 0.1 < errors[-1]
+
+
+def visits(num: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Amounts that are often nothing, and each one's true median."""
+    random = np.random.default_rng(seed)
+    scale, share = random.gamma(2, 20, num), random.random(num)
+    outcome = scale * random.exponential(1, num) * (random.random(num) < share)
+    # P(y > m) = share * exp(-m / scale) = 1/2, or nothing where fewer than half do anything.
+    return outcome, scale * np.log(np.maximum(2 * share, 1))
+
+
+def test_a_median_is_not_scaled_to_the_mean() -> None:
+    outcome, median = visits(4000)
+
+    calibrator = fit_task(MEDIAN, outcome, median)
+
+    assert (calibrator.kind, calibrator.ratio) == ("ratio", 1)
+    assert calibrator(median).tolist() == median.tolist()
+    assert fit_task(SUM, outcome, median).ratio > 1.5
+
+
+def test_the_cross_fitted_error_of_a_true_median_is_none_and_of_a_wrong_one_is_seen() -> None:
+    for seed in range(20):
+        outcome, median = visits(1000, seed)
+        assert cross_fitted_error(MEDIAN, evaluated(outcome, median, MEDIAN)) < 0.01
+    outcome, median = visits(4000)
+    for factor in (0.5, 1.8):
+        wrong = evaluated(outcome, median * factor, MEDIAN)
+        assert cross_fitted_error(MEDIAN, wrong) > 0.02, factor
+    mean = evaluated(outcome, median + 20, MEDIAN)
+    assert cross_fitted_error(MEDIAN, mean) > 0.1
 
 
 def test_the_version_is_the_hash_of_the_content(tmp_path: Path, scored: World) -> None:

@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumos.config import Task
-from lumos.study.curves import at_quantiles, cross_fitted, gain, reliability
+from lumos.study.curves import (
+    at_quantiles,
+    cross_fitted,
+    gain,
+    median_reliability,
+    reliability,
+)
 
 ANY = Task(name="come", kind="any", column="visited", window_days=1)
 
@@ -38,6 +44,20 @@ def test_the_interval_holds_the_truth_in_95_percent_of_replays() -> None:
         found = reliability(outcome, np.full(400, 0.5), users, num_bins=1)
         inside += abs(found.outcome[0] - 0.4) <= found.half_width[0]
     assert 0.91 <= inside / 400 <= 0.98
+
+
+def test_medians_are_compared_with_medians() -> None:
+    random = np.random.default_rng(4)
+    scale = np.repeat([10.0, 50.0], 400)
+    outcome = scale * random.exponential(1, 800)
+    users = [f"u{n // 2}" for n in range(800)]
+    found = median_reliability(outcome, scale * np.log(2), users, num_bins=2)
+    np.testing.assert_allclose(found.forecast, [10 * np.log(2), 50 * np.log(2)])
+    assert (np.abs(found.outcome - found.forecast) <= found.half_width * 1.5).all()
+    # Of an exponential's median, 1 / sqrt(users) of its scale.
+    np.testing.assert_allclose(found.half_width / [10, 50], 1.96 / np.sqrt(200), rtol=0.35)
+    assert found.size.tolist() == [400, 400]
+    assert median_reliability(outcome[:1], scale[:1], ["u"]).half_width.tolist() == [0]
 
 
 def test_a_perfect_order_finds_everything_first_and_a_constant_finds_the_diagonal() -> None:

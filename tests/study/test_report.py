@@ -2,16 +2,28 @@ import datetime as dt
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from lumos.config import Recipe
 from lumos.delta import replace
 from lumos.recipes import load
 from lumos.study import report as report_module
 from lumos.tables import table_uri, tables
+from lumos.tasks import Days, task
 from lumos.verbs import BadInput
 from tests.experiment.conftest import experiment, gym_with
-from tests.study.conftest import DATE, DAY, EVIL, Told, activity_rows, effect_row, outcome_rows
+from tests.study.conftest import (
+    DATE,
+    DAY,
+    EVIL,
+    Told,
+    activity_rows,
+    effect_row,
+    evaluation_rows,
+    outcome_rows,
+)
 
 SECTIONS = (
     "accuracy",
@@ -124,6 +136,29 @@ def test_what_users_and_checks_are_called_cannot_become_markup(told: Told, page:
     shown = told.page()
     assert EVIL not in shown
     assert "&lt;script&gt;" in shown
+
+
+@task(answer="binary", window_days=7)
+def stays_away(days: Days) -> np.ndarray:
+    return 1 - days.any("visited")
+
+
+@task(answer="amount", window_days=7, metric="wape", has_head=True)
+def usual_minutes(days: Days) -> np.ndarray:
+    return days.sum("minutes")
+
+
+def test_questions_of_a_platforms_own_are_drawn_like_any_other(empty: Told) -> None:
+    asked = [vars(stays_away), vars(usual_minutes)]
+    recipe = Recipe.model_validate(empty.recipe.model_dump() | {"tasks": asked})
+    lake = Told(empty.settings, recipe)
+    lake.put("activity", activity_rows(recipe))
+    lake.put("evaluations", evaluation_rows(recipe), challenger="3")
+    page = lake.page()
+    calibration = section(page, "calibration")
+    assert re.search(r"stays_away: base rate .* \(probability\)", calibration)
+    assert re.search(r"usual_minutes: median outcome .* \(amount\)", calibration)
+    assert "Gain of usual_minutes" in section(page, "gain")
 
 
 def test_the_calendar_shows_what_was_known_on_the_day_and_nothing_else(page: str) -> None:
