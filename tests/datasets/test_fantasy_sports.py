@@ -115,7 +115,7 @@ def test_every_column_is_of_its_declared_kind_and_at_least_its_minimum(
 def test_the_recipe_has_the_published_numbers_of_columns() -> None:
     assert (len(RECIPE.binary), len(RECIPE.continuous)) == (3, 10)
     assert (len(RECIPE.events), len(RECIPE.static)) == (32, 9)
-    assert (RECIPE.history_days, RECIPE.horizon_days) == (360, 7)
+    assert (RECIPE.history_days, RECIPE.horizon_days) == (364, 7)
 
 
 @functools.cache

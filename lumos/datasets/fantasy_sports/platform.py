@@ -77,7 +77,7 @@ def recipe() -> Recipe:
             *(StaticColumn(name=name, kind="categorical") for name in STATIC_COLUMNS[:-1]),
             StaticColumn(name=STATIC_COLUMNS[-1], kind="continuous", unit="years"),
         ),
-        history_days=360,
+        history_days=364,  # whole weeks; the annual cycle
         horizon_days=7,
         tasks=(
             Task(name="active_7d", kind="any", column="active", window_days=7),
