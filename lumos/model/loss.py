@@ -47,8 +47,9 @@ def term_sums(forecast: Forecast, batch: Batch) -> Tensor:
         for number, (at_risk_BMF, first_BMF) in enumerate(_hazards(config, batch))
     ]
     weight_BMK = batch.weight_BM[..., None] * batch.is_task_known_BMK
+    targets_BMK = _counted(batch.task_targets_BMK, weight_BMK)
     heads = [
-        (weight_BMK[..., number] * _head_loss(forecast, batch, number)).sum()
+        (weight_BMK[..., number] * _head_loss(forecast, targets_BMK, number)).sum()
         for number in range(len(config.heads))
     ]
     parts = [_column_sums(forecast, batch)]
@@ -60,13 +61,18 @@ def _column_sums(forecast: Forecast, batch: Batch) -> Tensor:
     days_BMF, active_BMF = _days(batch)
     counts_BMFU = torch.where(is_binary_U, days_BMF[..., None], active_BMF[..., None])
     outputs_BMFU = forecast.outputs_BMFU.float()
+    targets_BMFU = _counted(batch.targets_BMFU, counts_BMFU)
     losses_BMFU = torch.where(
         is_binary_U,
-        _cross_entropy(outputs_BMFU, torch.where(is_binary_U, batch.targets_BMFU, 0.0)),
-        (outputs_BMFU - batch.targets_BMFU).square(),
+        _cross_entropy(outputs_BMFU, torch.where(is_binary_U, targets_BMFU, 0.0)),
+        (outputs_BMFU - targets_BMFU).square(),
     )
-    # A day that does not count may hold anything, even what is no number.
-    return torch.where(counts_BMFU > 0, losses_BMFU * counts_BMFU, 0.0).sum((0, 1, 2))
+    return (losses_BMFU * counts_BMFU).sum((0, 1, 2))
+
+
+def _counted(targets: Tensor, weight: Tensor) -> Tensor:
+    """Zero where nothing counts: what is there may be no number, and 0 times that is none."""
+    return torch.where(weight > 0, targets, 0.0)
 
 
 def _days(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -86,9 +92,9 @@ def _hazards(config: ForecasterConfig, batch: Batch) -> list[tuple[Tensor, Tenso
     return found
 
 
-def _head_loss(forecast: Forecast, batch: Batch, number: int) -> Tensor:
+def _head_loss(forecast: Forecast, targets_BMK: Tensor, number: int) -> Tensor:
     said = forecast.heads_BMK[..., number].float()
-    target = batch.task_targets_BMK[..., number]
+    target = targets_BMK[..., number]
     head = forecast.config.heads[number]
     if head.is_binary:
         return _cross_entropy(said, target)

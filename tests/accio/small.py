@@ -12,12 +12,13 @@ from lumos.accio.contract import event_calendar, open_sequences
 from lumos.accio.events import EventCalendar
 from lumos.accio.table import SequenceTable
 from lumos.accio.users import Users
-from lumos.config import Recipe
+from lumos.config import Recipe, Task, override
 from lumos.dates import day_number
 from lumos.delta import replace
 from lumos.recipes import load
 from lumos.settings import Settings
 from lumos.tables import table_uri, tables
+from lumos.tasks import Days, task
 from lumos.verbs import Request, TableWritten
 
 FIRST_DAY, AS_OF = dt.date(2024, 1, 1), dt.date(2024, 5, 10)
@@ -26,6 +27,33 @@ RECIPE = "gym_world.recipe:recipe"
 
 def recipe(name: str = RECIPE) -> Recipe:
     return load(name)
+
+
+@task(answer="binary", window_days=7, has_head=True)
+def busy_week(days: Days) -> np.ndarray:
+    """More than two hours in a week: no sum of products, so only a head can answer it."""
+    return np.asarray(days.sum("minutes") > 120, np.float64)
+
+
+def recipe_with_heads() -> Recipe:
+    """The gym with a task of every kind that has a head, and one that has none."""
+    tasks = (
+        Task(name="visit_10d", kind="any", column="visited", window_days=10, has_head=True),
+        Task(name="visit_3d", kind="any", column="visited", window_days=3, has_head=True),
+        Task(name="class_7d", kind="any", column="took_class", window_days=7, has_head=True),
+        Task(name="class_3d", kind="any", column="took_class", window_days=3),
+        Task(name="spend_7d", kind="sum", column="spend", window_days=7, has_head=True),
+        Task(
+            name="minutes_10d",
+            kind="sum",
+            column="minutes",
+            window_days=10,
+            metric="wape",
+            has_head=True,
+        ),
+        busy_week,
+    )
+    return override(recipe(), {"tasks": [each.model_dump() for each in tasks]})
 
 
 def settings(home: Path) -> Settings:

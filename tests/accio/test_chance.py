@@ -66,16 +66,51 @@ def test_origins_spread_evenly_over_what_each_user_allows() -> None:
         assert (drawn != draw_origins(hashes, first, 19, other)).mean() > 0.6
 
 
-def test_inner_origins_are_one_from_each_part_and_end_with_the_span() -> None:
+@given(
+    st.integers(0, 60), st.integers(1, 9), st.integers(1, 9), st.integers(0, 9), st.integers(0, 3)
+)
+def test_inner_origins_ascend_by_whole_multiples_within_their_span(
+    span_days: int, num_origins: int, days_between: int, seed: int, draw: int
+) -> None:
+    hashes, last = hash_users(numbered(20)), np.full(20, 139)
+    # Some spans are a day longer, as are those of who registered earlier.
+    first = last - span_days - np.arange(20) % 2
+    chance = Chance(seed, 0, np.full(20, draw))
+    drawn = draw_inner_origins(hashes, (first, last), num_origins, chance, days_between)
+    assert drawn.shape == (20, num_origins)
+    assert (np.diff(drawn, axis=1) >= 0).all()
+    assert (drawn[:, -1] == last).all()
+    assert (drawn >= first[:, None]).all()
+    assert not ((last[:, None] - drawn) % days_between).any()
+    room = (last - first) // days_between + 1
+    has_whole_parts = room % num_origins == 0
+    assert (np.diff(drawn, axis=1) > 0)[has_whole_parts].all()
+    for one in range(3):  # a user's origins are the user's own
+        alone = draw_inner_origins(
+            hashes[one : one + 1],
+            (first[one : one + 1], last[one : one + 1]),
+            num_origins,
+            Chance(seed, 0, draw),
+            days_between,
+        )
+        assert (alone[0] == drawn[one]).all()
+
+
+@pytest.mark.parametrize("days_between", [1, 7])
+def test_inner_origins_are_one_from_each_part_and_end_with_the_span(days_between: int) -> None:
     hashes = hash_users(numbered(5_000))
-    last = np.full(5_000, 139)
-    drawn = draw_inner_origins(hashes, (np.full(5_000, 100), last), 4, Chance(0, 0))
+    last = np.full(5_000, 399)
+    first = last - 40 * days_between + 1
+    drawn = draw_inner_origins(hashes, (first, last), 4, Chance(0, 0), days_between)
     assert (drawn[:, -1] == last).all()
     for part in range(3):
-        column = drawn[:, part] - 100 - 10 * part
+        column = 39 - (last - drawn[:, part]) // days_between - 10 * part
         assert np.bincount(column, minlength=10) / 5_000 == pytest.approx(
             np.full(10, 0.1), abs=0.02
         )
     # A user who registered yesterday has two days for four origins.
     short = draw_inner_origins(hashes, (last - 1, last), 4, Chance(0, 0))
-    assert ((short >= 138) & (short <= 139) & (np.diff(short, prepend=0) >= 0)).all()
+    assert ((short >= 398) & (short <= 399) & (np.diff(short, prepend=0) >= 0)).all()
+    for other in (Chance(0, 1), Chance(1, 0), Chance(0, 0, 1)):
+        again = draw_inner_origins(hashes, (first, last), 4, other, days_between)
+        assert (again[:, :-1] != drawn[:, :-1]).mean() > 0.8

@@ -204,6 +204,48 @@ def test_a_long_span_holds_many_origins_each_with_its_own_calendar(table: Sequen
     assert seen == (EVERYONE.registered <= LAST).sum()
 
 
+@pytest.mark.parametrize(("history", "least"), [(T, 14), (14, 7), (14, 99)])
+def test_a_span_ends_where_a_whole_history_was_recorded_in_any_phase(
+    table: SequenceTable, history: int, least: int
+) -> None:
+    sampling = replace(
+        SAMPLING,
+        history_days=history,
+        windows_per_user=4,
+        origins_per_window=3,
+        days_between_origins=7,
+        min_history_days=least,
+    )
+    registered = dict(zip(EVERYONE.user_id, EVERYONE.registered.tolist(), strict=True))
+    # As far as there is one, and with room for ends on each weekday.
+    whole = min(FIRST + history - 1, LAST - 6)
+    phases, has_inner, num_windows = set(), False, 0
+    for batch in accio(table, sampling):
+        batch = batch.part(0, int(batch.weight.sum()))
+        num_windows += len(batch)
+        for user, origins in zip(batch.user_id, batch.windows.origins.tolist(), strict=True):
+            end, allowed = origins[-1], max(FIRST, registered[user])
+            assert max(whole, allowed) <= end <= LAST
+            # The first origin sees so many days of the window; the last sees all of it.
+            assert origins[0] >= min(end, max(allowed, end - history + min(least, history)))
+            assert origins == sorted(origins)
+            assert {(end - origin) % 7 for origin in origins} == {0}
+            has_inner |= origins[0] < end
+            phases.add(end % 7)
+    assert num_windows == 4 * (EVERYONE.registered <= LAST).sum()
+    assert phases == set(range(7))
+    assert has_inner == (least <= history)
+
+
+def test_one_origin_a_window_is_drawn_from_all_days_whatever_the_rest_says(
+    table: SequenceTable,
+) -> None:
+    plain = accio(table)
+    other = accio(table, replace(SAMPLING, days_between_origins=7, min_history_days=20))
+    for ours, theirs in zip(plain, other, strict=True):
+        assert_same(ours, theirs)
+
+
 def test_a_poisoned_future_leaves_every_input_unchanged(
     table: SequenceTable, tmp_path: Path
 ) -> None:
@@ -310,6 +352,10 @@ def test_what_cannot_work_is_refused_with_the_remedy(table: SequenceTable) -> No
         Sampling(T, F, 9, 5)
     with pytest.raises(BadInput, match="history_days=0, expected at least 1"):
         Sampling(0, F, 1, 5)
+    others = ("windows_per_user", "origins_per_window", "days_between_origins", "min_history_days")
+    for name in others:
+        with pytest.raises(BadInput, match=f"{name}=0, expected at least 1"):
+            replace(SAMPLING, **{name: 0})
 
 
 def test_a_choice_that_changes_its_mind_is_found_out(table: SequenceTable) -> None:

@@ -1,291 +1,253 @@
-"""The fast forecaster against the equations written out, one user and one day at a time."""
+"""The fast forecaster against the equations written out, for every option."""
 
-import math
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from lumos.accio.batch import NOBODY, ragged_batch
-from lumos.accio.dense import Batch
-from lumos.config import Recipe, override
-from lumos.model.forecaster import Forecaster, ForecasterConfig
-from lumos.model.loss import Objective, column_loss_sums, uncertainty_weighted
-from lumos.train.scaler import Scaler, ScalerFit
-from tests.accio import small
+from lumos.config import ModelConfig, TrainingConfig
+from lumos.model.forecaster import Forecaster
+from lumos.model.loss import Objective
+from lumos.model.positions import DistanceBias
+from tests.model.literal import forecast_literally, loss_literally
+from tests.model.ready import (
+    a_batch,
+    gradients,
+    loss_of,
+    objective_of,
+    recipe_of,
+    said_of,
+    scaler_of,
+)
 
-TOLERANCE = 1e-5
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}  # of float32
 
-
-def scaler_of(recipe: Recipe) -> Scaler:
-    users = small.users()
-    last = int(users.days.max()) - 20
-    fit = ScalerFit(recipe, last)
-    fit.add(users)
-    return fit.scaler(small.calendar(recipe), last - 100)
-
-
-def a_batch(recipe: Recipe, number: int = 6) -> Batch:
-    users = small.users()
-    # Origins soon after registration: some of the history lies before it.
-    users = users.take(np.arange(number))
-    origins = users.registered + np.array([0, 20, 30, 45, 45, 60])[:number].astype(np.int32)
-    place = np.array([0, 1, NOBODY, 3, 4, 5])[:number]
-    spans = recipe.history_days, recipe.horizon_days
-    raw = ragged_batch(users, origins, *spans, number=place)
-    return scaler_of(recipe).batch(raw, small.calendar(recipe), recipe)
+POSITIONS = ("learned", "none", "sinusoidal", "tape", "absolute", "rope", "distance")
+ENCODERS = (("bidirectional", 1), ("causal", 1), ("causal", 3))
+PATCHES = (1, 7)
+EVENTS = ("full", "no_future", "no_past", "none")
+FUTURES = ("separate", "shared")
+WEIGHTINGS = ("fixed", "learned")
+HEAD_LAYERS = (0, 2)
 
 
-def an_objective(recipe: Recipe) -> Objective:
-    torch.manual_seed(0)
-    scaler = scaler_of(recipe)
-    config = ForecasterConfig.of(recipe, num_static=scaler.num_static, num_events=scaler.num_events)
-    objective = Objective(Forecaster(config)).eval()
-    with torch.no_grad():  # so that no parameter is hidden by being zero
-        for parameter in objective.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return objective
+def covering_cases() -> Iterator[tuple]:
+    """All of what attention depends on; of the rest, which it does not, every pair."""
+    rest = list(itertools.product(EVENTS, FUTURES, WEIGHTINGS, HEAD_LAYERS))
+    for number, (how, patch, positions) in enumerate(
+        itertools.product(ENCODERS, PATCHES, POSITIONS)
+    ):
+        yield (positions, *how, patch, *rest[11 * number % len(rest)])
 
 
-def mlp(state: dict[str, Tensor], name: str, x: Tensor, depth: int) -> Tensor:
-    for layer in range(depth):
-        weight, bias = (state[f"{name}.{2 * layer}.{kind}"] for kind in ("weight", "bias"))
-        x = weight @ x + bias
-        if layer < depth - 1:
-            x = x.clamp(min=0)
-    return x
+CASES = list(covering_cases())
+
+# Depths, widths and spans that the gym has not.
+ODD = {
+    "one layer": {"model.mlp_layers": 1, "model.head_layers": 1},
+    "three layers": {
+        "model.mlp_layers": 3,
+        "model.head_layers": 3,
+        "model.future_embedding": "shared",
+    },
+    "deep": {"model.num_encoder_layers": 3, "model.num_decoder_layers": 2},
+    "deep and bidirectional": {
+        "model.num_encoder_layers": 2,
+        "model.num_decoder_layers": 2,
+        "model.encoder": "bidirectional",
+    },
+    "three heads": {"model.d_model": 18, "model.num_heads": 3, "model.positions": "rope"},
+    "an odd width": {"model.d_model": 15, "model.num_heads": 1, "model.positions": "tape"},
+    "patches of two days": {"model.patch_days": 2, "history_days": 22},
+    "patches of two days, seen both ways": {
+        "model.patch_days": 2,
+        "history_days": 22,
+        "model.encoder": "bidirectional",
+    },
+    "one patch": {"model.patch_days": 21},
+    "a day of history": {"model.patch_days": 1, "history_days": 1},
+    "a longer horizon": {"horizon_days": 13},
+}
 
 
-def norm(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    centred = x - x.mean()
-    scaled = centred / torch.sqrt((centred**2).mean() + 1e-5)
-    return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
-
-
-def attend(
-    state: dict[str, Tensor], name: str, x: Tensor, memory: list[Tensor], heads: int
-) -> Tensor:
-    def project(part: str, vector: Tensor) -> Tensor:
-        return state[f"{name}.{part}.weight"] @ vector + state[f"{name}.{part}.bias"]
-
-    size = len(x) // heads
-    query = project("query", x)
-    both = [project("key_and_value", vector) for vector in memory]
-    mixed = []
-    for head in range(heads):
-        mine = slice(head * size, (head + 1) * size)
-        scores = torch.stack([(query[mine] * kv[: len(x)][mine]).sum() for kv in both])
-        weights = torch.exp(scores / math.sqrt(size))
-        weights = weights / weights.sum()
-        values = [kv[len(x) :][mine] for kv in both]
-        mixed.append(sum(weight * value for weight, value in zip(weights, values, strict=True)))
-    return project("out", torch.cat(mixed))
-
-
-def swiglu(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    both = state[f"{name}.gate_and_value.weight"] @ x + state[f"{name}.gate_and_value.bias"]
-    gate, value = both[: len(both) // 2], both[len(both) // 2 :]
-    inner = gate / (1 + torch.exp(-gate)) * value
-    return state[f"{name}.out.weight"] @ inner + state[f"{name}.out.bias"]
-
-
-def outputs_literally(state: dict[str, Tensor], recipe: Recipe, batch: Batch, user: int) -> Tensor:
-    """Equations 1 to 9 for one user; shape (F, U)."""
-    model, depth = recipe.model, recipe.model.mlp_layers
-    past, future = recipe.history_days, recipe.horizon_days
-    positions = state["positions.table"]
-    static = mlp(state, "tokens.static", batch.static_BS[user], depth)
-    x = []
-    for day in range(past):
-        is_there = bool(batch.is_registered_BT[user, day])
-        activity = batch.history_BTU[user, day] if is_there else state["tokens.padding_U"]
-        event = batch.events_EC[batch.event_index_BL[user, day]]
-        parts = [
-            mlp(state, "tokens.user", activity, depth),
-            static,
-            mlp(state, "tokens.event", event, depth),
-        ]
-        x.append(mlp(state, "tokens.project", torch.cat(parts), depth) + positions[day])
-    for layer in range(model.num_encoder_layers):
-        name = f"encoder.layers.{layer}"
-        normed = [norm(state, f"{name}.norm_attention", vector) for vector in x]
-        x = [
-            vector + attend(state, f"{name}.attention", mine, normed, model.num_heads)
-            for vector, mine in zip(x, normed, strict=True)
-        ]
-        x = [v + swiglu(state, f"{name}.feed", norm(state, f"{name}.norm_feed", v)) for v in x]
-    memory = [norm(state, "encoder.norm", vector) for vector in x]
-    answers = []
-    for day in range(future):
-        event = batch.events_EC[batch.event_index_BL[user, past + day]]
-        y = mlp(state, "tokens.event_future", event, depth) + positions[past + day]
-        for layer in range(model.num_decoder_layers):
-            name = f"decoder.layers.{layer}"
-            query = norm(state, f"{name}.norm_attention", y)
-            y = y + attend(state, f"{name}.attention", query, memory, model.num_heads)
-            y = y + swiglu(state, f"{name}.feed", norm(state, f"{name}.norm_feed", y))
-        y = norm(state, "decoder.norm", y)
-        answers.append(torch.stack([head(state, y, n) for n in range(len(recipe.activity))]))
-    return torch.stack(answers)
-
-
-def head(state: dict[str, Tensor], y: Tensor, number: int) -> Tensor:
-    for layer in (1, 2):
-        weight, bias = (state[f"heads.{kind}_{layer}"][number] for kind in ("weight", "bias"))
-        y = (y @ weight + bias[0]).clamp(min=0)
-    return (y @ state["heads.weight_out"][number] + state["heads.bias_out"][number, 0])[0]
-
-
-def loss_literally(
-    outputs: list[Tensor], recipe: Recipe, batch: Batch, log_variance: Tensor
-) -> Tensor:
-    """Equation 10, one column, user and day at a time."""
-    total = torch.zeros(())
-    for column, declared in enumerate(recipe.activity):
-        losses = []
-        for user, output in enumerate(outputs):
-            if batch.weight_B[user] == 0:
-                continue
-            for day in range(recipe.horizon_days):
-                target, said = batch.targets_BFU[user, day, column], output[day, column]
-                if declared.kind == "binary":
-                    p = 1 / (1 + torch.exp(-said))
-                    losses.append(-target * torch.log(p) - (1 - target) * torch.log(1 - p))
-                elif bool(batch.is_active_BF[user, day]):
-                    losses.append((said - target) ** 2)
-        mean = torch.stack(losses).mean()
-        total = total + mean / (2 * torch.exp(log_variance[column])) + log_variance[column]
-    return total
-
-
-def fast_loss(objective: Objective, batch: Batch) -> Tensor:
-    sums, counts, log_variance = objective(batch)
-    return uncertainty_weighted(sums / counts, log_variance)
-
-
-@pytest.mark.parametrize("changes", [{}, {"model.num_encoder_layers": 2, "model.mlp_layers": 1}])
-def test_the_fast_forecaster_and_its_gradients_match_the_literal_equations(changes: dict) -> None:
-    recipe = override(small.recipe(), {"model.dropout": 0.5, "history_days": 7, **changes})
-    batch, objective = a_batch(recipe, 4), an_objective(recipe)
-    assert not batch.is_registered_BT.all()
+def check(changes: dict[str, Any], num_origins: int) -> dict[str, torch.Tensor]:
+    """Outputs, loss and gradients are the same; gives the gradients."""
+    recipe = recipe_of(**changes)
+    batch, objective = a_batch(recipe, num_origins), objective_of(recipe)
+    assert not batch.is_known_BMF.all()
+    assert not batch.weight_BM.all()
 
     parameters = dict(objective.named_parameters())
+    config = objective.forecaster.config
     state = {name.removeprefix("forecaster."): value for name, value in parameters.items()}
-    literal = [outputs_literally(state, recipe, batch, user) for user in range(4)]
-    loss = loss_literally(literal, recipe, batch, objective.log_variance_U)
-    slow = torch.autograd.grad(loss, list(parameters.values()))
+    literal = forecast_literally(state, config, batch)
+    log_variance_N = parameters.get("log_variance_N")
+    slow_loss = loss_literally(literal, config, batch, recipe.training.loss, log_variance_N)
+    slow = torch.autograd.grad(slow_loss, list(parameters.values()))
 
-    fast_outputs = objective.forecaster(batch).outputs_BFU
-    torch.testing.assert_close(fast_outputs, torch.stack(literal), atol=TOLERANCE, rtol=TOLERANCE)
-    fast = fast_loss(objective, batch)
-    torch.testing.assert_close(fast, loss, atol=TOLERANCE, rtol=TOLERANCE)
-    for name, theirs, ours in zip(
-        parameters, slow, torch.autograd.grad(fast, list(parameters.values())), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=TOLERANCE, msg=name)
-        assert ours.abs().sum() > 0, f"{name} is never trained"
-
-
-def test_a_horizon_day_depends_on_its_own_events_and_no_other_days() -> None:
-    recipe = small.recipe()
-    batch, objective = a_batch(recipe), an_objective(recipe)
-    before = objective.forecaster(batch).outputs_BFU
-    index = batch.event_index_BL.clone()
-    index[:, recipe.history_days + 4] = index[:, 0]
-    after = objective.forecaster(replace(batch, event_index_BL=index)).outputs_BFU
-    changed = (before != after).any(dim=(0, 2))
-    assert changed.tolist() == [day == 4 for day in range(recipe.horizon_days)]
+    for ours, theirs in zip(said_of(objective.forecaster(batch)), literal, strict=True):
+        torch.testing.assert_close(ours, theirs, **TOLERANCE)
+    loss = loss_of(objective, batch)
+    torch.testing.assert_close(loss, slow_loss, **TOLERANCE)
+    fast = gradients(objective, loss)
+    for (name, ours), theirs in zip(fast.items(), slow, strict=True):
+        torch.testing.assert_close(ours, theirs, **TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
+    return fast
 
 
-def test_a_day_before_registration_is_not_a_day_without_activity() -> None:
-    batch, objective = a_batch(small.recipe()), an_objective(small.recipe())
-    assert not batch.history_BTU[~batch.is_registered_BT].any()
-    present = replace(batch, is_registered_BT=torch.ones_like(batch.is_registered_BT))
-    ours, theirs = (objective.forecaster(b).outputs_BFU for b in (batch, present))
-    assert (ours - theirs).abs().max() > 1e-3
-    # What stands in the history before registration is never looked at.
-    garbage = torch.where(batch.is_registered_BT[..., None], batch.history_BTU, torch.nan)
-    poisoned = objective.forecaster(replace(batch, history_BTU=garbage)).outputs_BFU
-    assert torch.equal(ours, poisoned)
+def assert_is_trained(name: str, gradient: torch.Tensor) -> None:
+    """A softmax cannot tell a bias of all keys (rope can), but everything else has a gradient."""
+    parts = gradient.chunk(2) if "key_and_value" in name or "gate_and_value" in name else [gradient]
+    is_key_bias = name.endswith("key_and_value.bias")
+    for part in parts[1:] if is_key_bias else parts:
+        assert part.abs().sum() > 0, f"{name} is never trained"
 
 
-def test_positions_start_at_zero_and_first_forecasts_near_the_averages() -> None:
-    recipe, scaler = small.recipe(), scaler_of(small.recipe())
-    config = ForecasterConfig.of(recipe, num_static=scaler.num_static, num_events=scaler.num_events)
-    torch.manual_seed(0)
-    objective = Objective(Forecaster(config)).eval()
-    objective.start_at(scaler.first_outputs(recipe), scaler.first_log_variances())
-    assert not objective.forecaster.positions.table.any()
-    assert objective.forecaster.positions.table.shape == (52, recipe.model.d_model)
-    batch = a_batch(recipe)
-    outputs = objective.forecaster(batch)
-    mean = outputs.outputs_BFU.mean(dim=(0, 1))
-    torch.testing.assert_close(mean, scaler.first_outputs(recipe), atol=0.4, rtol=0)
-    assert outputs.binary_logits.shape == (6, 10, 2)
-    assert outputs.given_continuous.shape == (6, 10, 2)
-
-
-def test_a_column_without_a_day_that_counts_adds_nothing_to_the_objective() -> None:
-    recipe = small.recipe()
-    batch, objective = a_batch(recipe), an_objective(recipe)
-    quiet = replace(batch, is_active_BF=torch.zeros_like(batch.is_active_BF))
-    sums, counts, log_variance = objective(quiet)
-    assert counts.tolist() == [50, 50, 0, 0]
-    loss = uncertainty_weighted(sums / counts.clamp(min=1), log_variance, counts > 0)
-    gradient = torch.autograd.grad(loss, objective.log_variance_U)[0]
-    assert gradient[2:].tolist() == [0, 0]
-    assert (gradient[:2] != 0).all()
-
-
-def test_loss_sums_of_two_halves_are_those_of_the_whole() -> None:
-    recipe = small.recipe()
-    batch, objective = a_batch(recipe), an_objective(recipe)
-    halves = [
-        replace(
-            batch,
-            **{
-                name: getattr(batch, name)[part]
-                for name in vars(batch)
-                if name not in ("events_EC",)
-            },
-        )
-        for part in (slice(0, 2), slice(2, 6))
-    ]
-    whole = column_loss_sums(objective.forecaster(batch), batch)
-    parts = [column_loss_sums(objective.forecaster(half), half) for half in halves]
-    for number in range(2):
-        torch.testing.assert_close(parts[0][number] + parts[1][number], whole[number])
-
-
-BARE = {"calendar": (), "static": (), "model.num_heads": 1}
+def test_every_pair_of_options_is_among_the_cases() -> None:
+    for one, other in itertools.combinations(range(8), 2):
+        wanted = itertools.product(*({case[n] for case in CASES} for n in (one, other)))
+        got = {(case[one], case[other]) for case in CASES}
+        assert got == set(wanted) - {("bidirectional", 3)}
+    for number, name in ((0, "positions"), (4, "events"), (5, "future_embedding"), (1, "encoder")):
+        choices = ModelConfig.model_fields[name].annotation.__args__
+        assert {case[number] for case in CASES} == set(choices)
 
 
 @pytest.mark.parametrize(
-    "activity",
-    [["visited"], ["visited", "took_class"], ["visited", "minutes"]],
+    ("positions", "encoder", "origins", "patch", "events", "future", "weighting", "head_layers"),
+    CASES,
+    ids=["-".join(map(str, case)) for case in CASES],
 )
-def test_a_platform_may_have_one_column_no_events_and_no_static_features(
-    activity: list[str],
+def test_the_fast_forecaster_and_its_gradients_match_the_literal_equations(
+    positions: str,
+    encoder: str,
+    origins: int,
+    patch: int,
+    events: str,
+    future: str,
+    weighting: str,
+    head_layers: int,
 ) -> None:
-    whole = small.recipe("gym_world.recipe:recipe_without_events")
-    fields = override(whole, BARE).model_dump()
-    fields["activity"] = [c for c in fields["activity"] if c["name"] in activity]
-    fields["tasks"] = [t for t in fields["tasks"] if t["column"] in activity]
-    fields["experiments"] = ()
-    recipe = Recipe.model_validate(fields)
-    users = small.users(6)
-    kept = [n for n, c in enumerate(small.recipe().activity) if c.name in activity]
-    columns = tuple(users.columns[n] for n in kept)
-    users = replace(users, columns=columns, static=users.static.select([]))
-    calendar = small.calendar(recipe)
-    fit = ScalerFit(recipe, int(users.days.max()))
-    fit.add(users)
-    scaler = fit.scaler(calendar, int(users.days.min()))
-    config = ForecasterConfig.of(recipe, num_static=scaler.num_static, num_events=scaler.num_events)
-    spans = recipe.history_days, recipe.horizon_days
-    raw = ragged_batch(users, users.registered + 45, *spans)
-    loss = fast_loss(Objective(Forecaster(config)), scaler.batch(raw, calendar, recipe))
-    loss.backward()
-    assert torch.isfinite(loss)
+    changes = {
+        "model.positions": positions,
+        "model.encoder": encoder,
+        "model.patch_days": patch,
+        "model.events": events,
+        "model.future_embedding": future,
+        "training.loss.weighting": weighting,
+        "model.head_layers": head_layers,
+    }
+    for name, gradient in check(changes, origins).items():
+        assert_is_trained(name, gradient)
+
+
+@pytest.mark.parametrize("changes", ODD.values(), ids=ODD)
+def test_they_match_at_any_depth_width_and_span(changes: dict[str, Any]) -> None:
+    is_one = changes.get("model.encoder") == "bidirectional" or changes.get("history_days") == 1
+    check(changes, 1 if is_one else 2)
+
+
+@pytest.mark.parametrize(("history", "horizon"), [(360, 7), (360, 28), (359, 11), (1, 1)])
+def test_history_and_horizon_may_be_of_any_length(history: int, horizon: int) -> None:
+    tasks = [task for task in recipe_of().model_dump()["tasks"] if task["window_days"] <= horizon]
+    tasks = tasks or [recipe_of().model_dump()["tasks"][3] | {"window_days": 1}]
+    recipe = recipe_of(history_days=history, horizon_days=horizon, model__patch_days=1, tasks=tasks)
+    batch, objective = a_batch(recipe), objective_of(recipe)
+    forecast = objective.forecaster(batch)
+    num_tasks = sum(task["has_head"] for task in tasks)
+    assert forecast.binary_logits.shape == (5, 1, horizon, 2)
+    assert forecast.given_continuous.shape == (5, 1, horizon, 2)
+    assert forecast.heads_BMK.shape == (5, 1, num_tasks)
+    assert all(torch.isfinite(part).all() for part in said_of(forecast))
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(("encoder", "origins"), ENCODERS)
+def test_a_batch_of_nobody_has_a_forecast_of_nobody(
+    positions: str, encoder: str, origins: int
+) -> None:
+    recipe = recipe_of(model__positions=positions, model__encoder=encoder)
+    batch, objective = a_batch(recipe, origins), objective_of(recipe)
+    forecast = objective.forecaster(batch.part(0, 0))
+    assert forecast.outputs_BMFU.shape == (0, origins, 10, 4)
+    assert {answer.shape for answer in forecast.answers().values()} == {(0, origins)}
+
+
+@pytest.mark.parametrize("encoder", ["bidirectional", "causal"])
+@pytest.mark.parametrize("positions", ["learned", "rope", "distance"])
+def test_a_horizon_day_depends_on_its_own_events_and_no_other_days(
+    positions: str, encoder: str
+) -> None:
+    recipe = recipe_of(model__positions=positions, model__encoder=encoder)
+    batch, objective = a_batch(recipe), objective_of(recipe)
+    before = objective.forecaster(batch)
+    index = batch.event_index_BL.clone()
+    index[:, recipe.history_days + 4] = index[:, 0]
+    after = objective.forecaster(replace(batch, event_index_BL=index))
+    for name in ("outputs_BMFU", "hazards_BMFA"):
+        changed = (getattr(before, name) != getattr(after, name)).any(dim=3)
+        assert changed.any(dim=(0, 1)).tolist() == [day == 4 for day in range(10)]
+    # A head asks the days of its window: only visit_3d's has not changed.
+    same = (before.heads_BMK == after.heads_BMK).all(dim=(0, 1)).tolist()
+    assert same == [head.name == "visit_3d" for head in objective.forecaster.config.heads]
+
+
+@pytest.mark.parametrize(
+    ("events", "past", "ahead"),
+    [("full", True, True), ("no_future", True, False), ("no_past", False, True),
+     ("none", False, False)],
+)  # fmt: skip
+def test_events_that_are_left_out_are_not_looked_at(events: str, past: bool, ahead: bool) -> None:
+    recipe = recipe_of(model__events=events)
+    batch, objective = a_batch(recipe), objective_of(recipe)
+    before = objective.forecaster(batch).outputs_BMFU
+    days = torch.arange(batch.event_index_BL.shape[1])
+    for is_past, is_used in ((True, past), (False, ahead)):
+        mine = (days < recipe.history_days) == is_past
+        index = torch.where(mine, batch.event_index_BL.flip(0), batch.event_index_BL)
+        after = objective.forecaster(replace(batch, event_index_BL=index)).outputs_BMFU
+        assert torch.equal(before, after) != is_used
+
+
+def test_a_day_before_registration_is_not_a_day_without_activity() -> None:
+    recipe = recipe_of()
+    batch, objective = a_batch(recipe), objective_of(recipe)
+    assert not batch.is_registered_BT.all()
+    assert not batch.history_BTU[~batch.is_registered_BT].any()
+    empty = torch.where(batch.is_registered_BT, batch.day_row_BT, 0)
+    ours, theirs = (
+        objective.forecaster(b).outputs_BMFU for b in (batch, replace(batch, day_row_BT=empty))
+    )
+    assert (ours - theirs).abs().max() > 1e-3
+    # What stands in the history before registration is never looked at.
+    garbage = batch.activity_NU.clone()
+    garbage[1] = torch.nan
+    poisoned = replace(batch, activity_NU=garbage)
+    assert torch.equal(ours, objective.forecaster(poisoned).outputs_BMFU)
+    for name, gradient in gradients(objective, loss_of(objective, poisoned)).items():
+        assert torch.isfinite(gradient).all(), name
+
+
+def test_positions_start_at_zero_and_first_forecasts_near_the_averages() -> None:
+    recipe = recipe_of(model__positions="learned")
+    scaler, objective = scaler_of(recipe), objective_of(recipe)
+    torch.manual_seed(0)
+    config = objective.forecaster.config
+    objective = Objective(Forecaster(config), TrainingConfig().loss)
+    first = scaler.first_outputs(config)
+    objective.eval().start_at(first, scaler.first_losses(config))
+    assert not objective.forecaster.positions.table.any()
+    assert objective.forecaster.positions.table.shape == (31, recipe.model.d_model)
+    forecast = objective.forecaster(a_batch(recipe))
+    said = [part.flatten(0, -2).mean(0) for part in said_of(forecast)]
+    torch.testing.assert_close(torch.cat(said), first, atol=0.4, rtol=0)
+
+
+def test_distances_start_as_a_line_that_prefers_what_is_near() -> None:
+    bias_HR = DistanceBias(4, torch.arange(20))()
+    assert (bias_HR[:, 0] == 0).all()
+    assert (bias_HR.diff(dim=1) < 0).all()
+    torch.testing.assert_close(bias_HR[:, 1], -(2.0 ** torch.tensor([-2.0, -4, -6, -8])))
