@@ -1,8 +1,9 @@
 """What every verb is given and gives back, and how it may end.
 
 A verb is one job of the platform (``lumos aggregate``, ``lumos train`` ...). It is a
-function ``Request -> Report`` and ends in one of four ways, which Airflow and people
-tell apart by the exit code: 0 done, 1 a fault worth a retry, 2 bad input, 3 a gate refused.
+function ``Request -> Report`` and ends in one of five ways, which Airflow and people
+tell apart by the exit code: 0 done, 1 a fault worth a retry, 2 bad input, 3 a gate refused,
+75 interrupted with its state saved, so that the same command goes on from there.
 """
 
 import datetime as dt
@@ -15,6 +16,7 @@ from lumos.config import Recipe
 from lumos.settings import Settings
 
 DONE, FAULT, BAD_INPUT, REFUSED = 0, 1, 2, 3
+RESUME = 75  # EX_TEMPFAIL of sysexits.h: "try again later"
 
 
 class BadInput(Exception):

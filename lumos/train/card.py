@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from lumos.config import Recipe
+from lumos.train.holdout import VALIDATION
 from lumos.train.validate import SPLITS, Judged
 
 _NUM_BINS = 10
+_TERM = "loss_"
 
 
 def model_card(recipe: Recipe, info: Mapping[str, Any], metrics: Mapping[str, float | None]) -> str:
@@ -23,6 +25,10 @@ def model_card(recipe: Recipe, info: Mapping[str, Any], metrics: Mapping[str, fl
         "| made from | |",
         "| --- | --- |",
         *(f"| {key.replace('_', ' ')} | {_plain(value)} |" for key, value in info.items()),
+        "",
+        "| form | |",
+        "| --- | --- |",
+        *(f"| {key} | {value} |" for key, value in _form(recipe).items()),
         "",
         "| measure | held-out users, training period | all users, after it |",
         "| --- | --- | --- |",
@@ -44,6 +50,28 @@ def model_card(recipe: Recipe, info: Mapping[str, Any], metrics: Mapping[str, fl
     return "\n".join(lines)
 
 
+def _form(recipe: Recipe) -> dict[str, str]:
+    """What the network is like, and what it was trained to make smaller."""
+    model, training = recipe.model, recipe.training
+    groups = training.loss.model_dump(exclude={"weighting"})
+    shares = ", ".join(f"{group} {weight:g}" for group, weight in groups.items())
+    is_learned = training.loss.weighting == "learned"
+    heads = [task.name for task in recipe.tasks if task.has_head]
+    return {
+        "width": f"{model.d_model}, {model.num_heads} attention heads, {model.d_ff} inside",
+        "encoder": f"{model.encoder}, layers: {model.num_encoder_layers}",
+        "days a token": str(model.patch_days),
+        "decoder": f"cross-attention alone, layers: {model.num_decoder_layers}",
+        "positions": model.positions,
+        "events": f"{model.events}, future embedding {model.future_embedding}",
+        "heads of days": ", ".join(column.name for column in recipe.activity),
+        "heads of tasks": ", ".join(heads) or "none",
+        "loss weights": "learned variances (eq. 10)" if is_learned else f"fixed: {shares}",
+        "optimiser": "AdamW" if training.matrices == "adamw" else "Muon for matrices, AdamW",
+        "weights kept": f"average of decay {training.ema:g}" if training.ema else "the last",
+    }
+
+
 def _plain(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {item}" for key, item in value.items())
@@ -52,20 +80,24 @@ def _plain(value: object) -> str:
     return str(value)
 
 
-def draw_losses(path: Path, epochs: Sequence[Mapping[str, float]], recipe: Recipe) -> None:
-    """Training loss by epoch: eq. 10, and each column's own relative to its first epoch."""
+def draw_losses(path: Path, epochs: Sequence[Mapping[str, float]]) -> None:
+    """By epoch: the objective in training and validation, and each term against its first."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    whole, columns = figure.subplots(1, 2)
+    whole, terms = figure.subplots(1, 2)
     number = np.arange(1, len(epochs) + 1)
-    whole.plot(number, [epoch["loss"] for epoch in epochs], marker="o")
-    whole.set(title="Objective (eq. 10)", xlabel="epoch", ylabel="loss")
-    for column in recipe.activity:
-        loss = np.array([epoch[f"loss_{column.name}"] for epoch in epochs])
-        columns.plot(number, loss / max(loss[0], 1e-12), label=column.name)
-    columns.set(title="Each column, first epoch = 1", xlabel="epoch")
-    columns.legend(fontsize="x-small", ncols=2)
+    curves = {"loss": "training", VALIDATION: "held-out users"}
+    for key, label in curves.items():
+        if key in epochs[-1]:
+            whole.plot(number, [epoch[key] for epoch in epochs], marker="o", label=label)
+    whole.set(title="Objective", xlabel="epoch", ylabel="loss")
+    whole.legend()
+    for key in (key for key in epochs[-1] if key.startswith(_TERM)):
+        loss = np.array([epoch[key] for epoch in epochs])
+        terms.plot(number, loss / max(loss[0], 1e-12), label=key.removeprefix(_TERM))
+    terms.set(title="Each term, first epoch = 1", xlabel="epoch")
+    terms.legend(fontsize="x-small", ncols=2)
     figure.savefig(path, dpi=110)
 
 

@@ -30,6 +30,7 @@ class World:
     rank: int = 0
     size: int = 1
     device: str = "cpu"
+    has_bfloat16: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -46,6 +47,25 @@ class World:
         """What the first process answers, on every process."""
         word = torch.tensor([float(answer and self.is_first)], device=self.device)
         return bool(self.sum(word) > 0)
+
+    def first_sentence(self, sentence: str) -> str:
+        """What the first process that has something to say says; for the end of a run."""
+        if self.size == 1:
+            return sentence
+        sentences: list[str] = [""] * self.size
+        dist.all_gather_object(sentences, sentence)
+        return next((said for said in sentences if said), "")
+
+    def agrees(self, number: int) -> bool:
+        """Whether all processes have the same number as the first one."""
+        numbers = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        numbers[self.rank] = number
+        return bool((self.sum(numbers) == numbers[0]).all())
+
+    def autocast(self) -> torch.autocast:
+        """A block that computes in bfloat16 where the device has it; never on a CPU."""
+        kind = self.device.split(":")[0]
+        return torch.autocast(kind, torch.bfloat16, enabled=self.has_bfloat16)
 
     def wait_for_the_end(self) -> None:
         """Wait until the first process has ended, and torchrun or its silence ends this one."""
@@ -73,7 +93,9 @@ class World:
         """The module with its gradients averaged over the processes."""
         if self.size == 1:
             return module
-        return DistributedDataParallel(module)
+        return DistributedDataParallel(
+            module, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
 
 @contextmanager
@@ -90,13 +112,14 @@ def joined() -> Iterator[World]:
         torch.cuda.set_device(local_rank)
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
     device = f"cuda:{local_rank}" if has_cuda else "cpu"
+    has_bfloat16 = has_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     if size == 1:
-        yield World(device=device)
+        yield World(device=device, has_bfloat16=has_bfloat16)
         return
     _die_with_parent()
     dist.init_process_group("nccl" if has_cuda else "gloo", timeout=_PATIENCE)
     try:
-        yield World(int(os.environ["RANK"]), size, device)
+        yield World(int(os.environ["RANK"]), size, device, has_bfloat16)
     finally:
         dist.destroy_process_group()
 

@@ -6,7 +6,7 @@ one. Killed at any moment, the same command goes on from the last state.
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from lumos.train import tracking
 from lumos.train.card import draw_calibration, draw_losses, model_card
 from lumos.train.checkpoint import Checkpoint, save
 from lumos.train.distributed import StopSignal, World, joined
+from lumos.train.holdout import VALIDATION, best_epoch
+from lumos.train.machine import machine_metrics
 from lumos.train.prepare import Origins, Prepared, find_origins, pinned, prepare
-from lumos.train.training import Training
+from lumos.train.training import OnEpoch, Training
 from lumos.train.validate import SPLITS, Judged, figures, judge
 from lumos.verbs import BAD_INPUT, REFUSED, BadInput, GateRefused, Report, Request, TableWritten
 
@@ -82,12 +84,13 @@ class _Job:
         run = self._start_run(prepared) if world.is_first else None
         training = Training(prepared, world, self._folder)
         with StopSignal().listening() as stop:
-            speed = training.run(stop, run.log_epochs if run else _nothing)
+            speed = training.run(stop, self._epoch_log(run))
+        model = training.trained()
         checkpoint = Checkpoint(
-            model=training.objective.forecaster.eval(),
+            model=model,
             scaler=prepared.scaler,
             recipe=request.recipe,
-            info=self._info(prepared, training.objective.forecaster),
+            info=self._info(prepared, model, training.epochs),
         )
         judged = {split: judge(split, checkpoint, prepared, world) for split in SPLITS}
         self._check_finite(judged)
@@ -96,11 +99,23 @@ class _Job:
         metrics: dict[str, float | None] = {}
         for split in SPLITS:
             metrics |= figures(split, judged[split], request.recipe)
-        run.log_epochs(training.progress.epochs)
+        run.log_epochs(training.epochs)
         run.log_metrics({**metrics, **({"samples_per_second": speed} if speed else {})})
         card = model_card(request.recipe, checkpoint.info, metrics)
         folder = self._write(checkpoint, training, judged["time_split"], card)
         return self._record(prepared, run, run.register(folder, card), metrics)
+
+    def _epoch_log(self, run: tracking.Run | None) -> OnEpoch:
+        """What is logged after each epoch: its losses, and how busy this machine is."""
+        device = self._world.device
+        machine_metrics(device)  # its first figure has no beginning
+
+        def log_epoch(epochs: tuple[Mapping[str, float], ...]) -> None:
+            if run is not None:
+                run.log_epochs(epochs)
+                run.log_metrics(machine_metrics(device), step=len(epochs) - 1)
+
+        return log_epoch
 
     def _check_finite(self, judged: dict[str, Judged]) -> None:
         """Refuse what the very last step may have broken, when no later step could notice."""
@@ -139,7 +154,9 @@ class _Job:
         )
         return run
 
-    def _info(self, prepared: Prepared, model: Forecaster) -> dict[str, Any]:
+    def _info(
+        self, prepared: Prepared, model: Forecaster, epochs: Sequence[Mapping[str, float]]
+    ) -> dict[str, Any]:
         origins = self._origins
         return {
             "as_of": str(self._request.date),
@@ -151,6 +168,8 @@ class _Job:
             "num_held_out_users": prepared.num_held_out,
             "num_late_users": prepared.num_late,
             "num_parameters": sum(p.numel() for p in model.parameters()),
+            "num_epochs": len(epochs),
+            **({"best_epoch": best_epoch(epochs) + 1} if VALIDATION in epochs[-1] else {}),
             "versions": dict(self._inputs),
             "code": lumos.__version__,
         }
@@ -162,7 +181,7 @@ class _Job:
         (folder / "model_card.md").write_text(card)
         (folder / "scaler.json").write_text(checkpoint.scaler.model_dump_json(indent=2) + "\n")
         (folder / "plots").mkdir(exist_ok=True)
-        draw_losses(folder / "plots/loss.png", training.progress.epochs, checkpoint.recipe)
+        draw_losses(folder / "plots/loss.png", training.epochs)
         draw_calibration(folder / "plots/calibration.png", judged, checkpoint.recipe)
         return folder
 
@@ -191,9 +210,9 @@ class _Job:
         return report
 
 
-def _nothing(_epochs: object) -> None:
-    """What the other processes do at the end of an epoch."""
-
-
 def _flat(prefix: str, config: Config) -> dict[str, Any]:
-    return {f"{prefix}.{key}": value for key, value in config.model_dump().items()}
+    flat: dict[str, Any] = {}
+    for key, value in config:
+        inner = _flat(f"{prefix}.{key}", value) if isinstance(value, Config) else None
+        flat |= {f"{prefix}.{key}": value} if inner is None else inner
+    return flat

@@ -159,7 +159,7 @@ class Run:
         logged = len(self.client.get_metric_history(self.run_id, _EPOCH_METRIC))
         for number in range(logged, len(epochs)):
             self.log_metrics(
-                {f"train/{key}": value for key, value in epochs[number].items()}, step=number
+                {k if "/" in k else f"train/{k}": v for k, v in epochs[number].items()}, step=number
             )
 
     def log_metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from deltalake import DeltaTable
+from safetensors.torch import load_file
 
 from lumos import ledger
 from lumos.config import Recipe, override
@@ -22,10 +23,10 @@ from lumos.train import tracking
 from lumos.train.checkpoint import load
 from lumos.train.loop import train
 from lumos.train.predict import forecast
-from lumos.verbs import BadInput, GateRefused, Report, Request, TableWritten
+from lumos.verbs import RESUME, BadInput, GateRefused, Report, Request, TableWritten
 from tests.accio import small
 
-NUM_EPOCHS = 40
+NUM_EPOCHS = 20
 CHANGES = {
     "training.epochs": NUM_EPOCHS,
     "training.batch_size": 8,
@@ -126,20 +127,27 @@ def test_two_processes_killed_with_9_and_run_again_end_bit_for_bit_as_if_undistu
     assert not list((at.home / "train" / "gym").iterdir())
 
 
+def losses(at: Settings) -> np.ndarray:
+    """Of each epoch: the objective, then each column's; shape (columns + 1, epochs)."""
+    tracker = tracking.client(at)
+    run_id = tracker.get_model_version("lumos_gym", "1").run_id
+    names = ["train/loss", *(f"train/loss_{c.name}" for c in small.recipe().activity)]
+    histories = [tracker.get_metric_history(run_id, name) for name in names]
+    steps = [[metric.step for metric in history] for history in histories]
+    assert steps == [list(range(NUM_EPOCHS))] * len(names)  # none twice, none lost
+    return np.array([[metric.value for metric in history] for history in histories])
+
+
+def assert_one_training(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Rounding alone tells them apart: it grows, the more so as Muon computes in bfloat16."""
+    np.testing.assert_allclose(ours[:, 0], theirs[:, 0], rtol=2e-5)
+    np.testing.assert_allclose(ours[:, :4], theirs[:, :4], rtol=2e-3)
+
+
 def test_two_processes_train_as_one_does(
     killed: tuple[Settings, str], alone: tuple[Settings, Report]
 ) -> None:
-    def losses(at: Settings) -> np.ndarray:
-        tracker = tracking.client(at)
-        run_id = tracker.get_model_version("lumos_gym", "1").run_id
-        names = ["train/loss", *(f"train/loss_{c.name}" for c in small.recipe().activity)]
-        histories = [tracker.get_metric_history(run_id, name) for name in names]
-        steps = [[metric.step for metric in history] for history in histories]
-        assert steps == [list(range(NUM_EPOCHS))] * len(names)  # none twice, none lost
-        return np.array([[metric.value for metric in history] for history in histories])
-
-    # Rounding alone tells them apart, and grows from epoch to epoch.
-    np.testing.assert_allclose(losses(killed[0])[:, :4], losses(alone[0])[:, :4], rtol=2e-5)
+    assert_one_training(losses(killed[0]), losses(alone[0]))
 
 
 def test_a_sigterm_saves_and_the_same_command_goes_on(
@@ -149,10 +157,21 @@ def test_a_sigterm_saves_and_the_same_command_goes_on(
     command = Command(at)
     command.wait_for(f"epoch 2/{NUM_EPOCHS}")
     code, said = command.end(signal.SIGTERM)
-    assert code == 128 + signal.SIGTERM
+    assert code == RESUME
     assert "the same command goes on from here" in said
     train(request(at, override(small.recipe(), CHANGES)))
     assert weights(at, small.recipe()) == weights(alone[0], small.recipe())
+
+
+def test_what_two_processes_began_one_can_end(
+    alone: tuple[Settings, Report], tmp_path: Path
+) -> None:
+    at = small.write_lake(tmp_path, small.users(60))
+    command = Command(at, *TORCHRUN)
+    command.wait_for(f"epoch 2/{NUM_EPOCHS}")
+    command.end(signal.SIGKILL)
+    train(request(at, override(small.recipe(), CHANGES)))
+    assert_one_training(losses(at), losses(alone[0]))
 
 
 def test_training_twice_is_training_once(alone: tuple[Settings, Report]) -> None:
@@ -161,6 +180,10 @@ def test_training_twice_is_training_once(alone: tuple[Settings, Report]) -> None
     assert again.already_done
     assert again.tables == report.tables
     assert len(tracking.client(at).search_model_versions("name='lumos_gym'")) == 1
+
+
+def run_parameters(folder: Path) -> int:
+    return sum(tensor.numel() for tensor in load_file(folder / "weights.safetensors").values())
 
 
 def test_mlflow_has_all_that_is_needed_to_trust_and_to_repeat_a_model(
@@ -190,8 +213,27 @@ def test_mlflow_has_all_that_is_needed_to_trust_and_to_repeat_a_model(
         "scaler.json",
         "weights.safetensors",
     ]
-    assert "user never seen" not in (folder.parent / "model_card.md").read_text()
+    card = (folder.parent / "model_card.md").read_text()
+    assert "user never seen" not in card
+    assert f"| num parameters | {run_parameters(folder)} |" in card
+    for name in ("train/learning_rate", "system/cpu_utilization_percentage"):
+        history = tracker.get_metric_history(run.info.run_id, name)
+        assert [metric.step for metric in history] == list(range(NUM_EPOCHS))
     assert set(report.metrics) >= {"time_split/visit_10d_auc", "user_split/minutes_10d_wape"}
+
+
+def test_with_patience_the_curve_on_held_out_users_is_logged_and_the_best_epoch_named(
+    tmp_path: Path,
+) -> None:
+    at = small.write_lake(tmp_path, small.users(60))
+    of = recipe(**{"training.patience": 1, "training.epochs": 3, "training.batch_size": 32})
+    report = train(request(at, of))
+    tracker, run_id = tracking.client(at), report.details["run_id"]
+    curve = tracker.get_metric_history(run_id, "validation/loss")
+    assert [metric.step for metric in curve] == list(range(len(curve)))
+    info = load(tracking.checkpoint_of(at, of, "1")).info
+    best = int(np.argmin([metric.value for metric in curve]))
+    assert (info["num_epochs"], info["best_epoch"]) == (len(curve), best + 1)
 
 
 def test_it_learns_who_comes(alone: tuple[Settings, Report]) -> None:
