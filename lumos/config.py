@@ -191,6 +191,8 @@ class ModelConfig(Config):
         encoder: Whether a day sees later days of the history. Only a causal one can be
             supervised at several origins in one pass.
         patch_days: Days a token of the encoder; the decoder reads days all the same.
+        head_layers: Hidden layers of each column's own network that reads a day's state; 0 is a
+            linear read-out. Tasks' heads always have two.
     """
 
     d_model: int = Field(default=64, ge=2)
@@ -210,6 +212,7 @@ class ModelConfig(Config):
     future_embedding: Literal["separate", "shared"] = "separate"
     encoder: Literal["bidirectional", "causal"] = "causal"
     patch_days: int = Field(default=7, ge=1)
+    head_layers: int = Field(default=0, ge=0, le=3)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

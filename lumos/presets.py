@@ -36,6 +36,7 @@ def paper(size: str = "small") -> ModelConfig:
         positions="learned",
         encoder="bidirectional",
         patch_days=1,
+        head_layers=2,
     )
 
 
@@ -58,12 +59,13 @@ def lumos(size: str = "tiny") -> ModelConfig:
     published = paper(size)
     return ModelConfig(
         **published.model_dump(
-            exclude={"positions", "encoder", "patch_days", "num_encoder_layers",
-                     "num_decoder_layers"}
+            exclude={"positions", "encoder", "patch_days", "head_layers",
+                     "num_encoder_layers", "num_decoder_layers"}
         ),
         num_encoder_layers=max(2, published.num_encoder_layers),
         num_decoder_layers=max(1, published.num_decoder_layers // 2),
         positions="distance",
         encoder="causal",
         patch_days=7,
+        head_layers=0,
     )  # fmt: skip

@@ -21,12 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lumos import presets
 from lumos.config import (
     ActivityColumn,
-    EvaluationConfig,
     EventColumn,
     Experiment,
-    ModelConfig,
     RawTable,
     Recipe,
     SqlType,
@@ -99,21 +98,27 @@ def recipe() -> Recipe:
             EventColumn(name="store_displays", unit="ln(1 + store placements)"),
         ),
         static=tuple(StaticColumn(name=name, kind="categorical") for name in _ATTRIBUTES),
-        # Two cores and a minute of training: docs/experiments.md has what else was tried.
-        history_days=112,
-        horizon_days=7,
+        # Chosen on October's origins alone; docs/experiments.md has what else was tried.
+        history_days=273,
+        horizon_days=28,
         tasks=(
-            Task(name="shop_7d", kind="any", column="shopped", window_days=7),
-            Task(name="redeem_7d", kind="any", column="redeemed_coupon", window_days=7),
+            Task(name="shop_7d", kind="any", column="shopped", window_days=7, has_head=True),
+            Task(name="shop_28d", kind="any", column="shopped", window_days=28, has_head=True),
             Task(name="shop_1d", kind="any", column="shopped", window_days=1),
+            Task(name="redeem_7d", kind="any", column="redeemed_coupon", window_days=7),
             Task(name="sales_7d", kind="sum", column="sales", window_days=7),
+            Task(
+                name="typical_sales_7d",
+                kind="sum",
+                column="sales",
+                window_days=7,
+                metric="wape",
+                has_head=True,
+            ),
             Task(name="discount_7d", kind="sum", column="discount", window_days=7),
         ),
-        model=ModelConfig(num_encoder_layers=1, num_decoder_layers=1, num_heads=2, dropout=0.0),
-        training=TrainingConfig(epochs=8, batch_size=64, learning_rate=4e-3),
-        # The published form, trained for a minute, stands .01 behind a fitted recency baseline
-        # here (docs/experiments.md). It may serve all the same, until it is ahead.
-        evaluation=EvaluationConfig(baseline_margin=0.03),
+        model=presets.lumos(),
+        training=TrainingConfig(epochs=10, batch_size=32, learning_rate=2e-3, weight_decay=0.0),
         experiments=(
             Experiment(
                 name="offers_aa",

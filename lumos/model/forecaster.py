@@ -147,7 +147,8 @@ class Forecaster(nn.Module):
         )
         self.encoder = Encoder(model, config.history_days)
         self.decoder = Decoder(model, *spans)
-        self.heads = Heads(model.d_model, num_columns + len(config.hazards))
+        num_day_heads = num_columns + len(config.hazards)
+        self.heads = Heads(model.d_model, num_day_heads, model.head_layers)
         self.task_heads = Heads(model.d_model, len(config.heads)) if config.heads else None
 
     @property
@@ -182,7 +183,8 @@ class Forecaster(nn.Module):
         num_users, _, width = states_BQD.shape
         if self.task_heads is None:
             return states_BQD.new_zeros(num_users, num_origins, 0)
-        states_NFD = states_BQD.reshape(num_users * num_origins, -1, width)
+        size = num_users * num_origins, self.config.horizon_days, width
+        states_NFD = states_BQD.reshape(size)  # -1 would be ambiguous in an empty batch
         pooled = [states_NFD[:, : head.window_days].mean(1) for head in self.config.heads]
         said: Tensor = self.task_heads(torch.stack(pooled))
         return said.reshape(num_users, num_origins, len(pooled))

@@ -53,14 +53,15 @@ class Recency:
         """Three numbers a binary task (two more for each further column), one a median."""
         weights = {}
         for task in recipe.tasks:
-            outcome = train.outcomes[task.name]
+            known = train.known(task)
+            outcome = known.outcomes[task.name]
             if task.is_binary:
-                inputs = _plain(recipe, task, train)
+                inputs = _plain(recipe, task, known)
                 weights[task.name] = fit_logistic(
                     inputs, outcome, prior_K=np.zeros(inputs.shape[1]), strength=_RIDGE
                 )
             elif task.is_median:
-                weights[task.name] = _best_share(outcome, _as_recently(recipe, task, train))
+                weights[task.name] = _best_share(outcome, _as_recently(recipe, task, known))
             else:
                 weights[task.name] = np.ones(1)
         return cls(recipe, weights)
@@ -109,6 +110,7 @@ class LightGbm:
 
 
 def _boost(task: Task, train: Examples) -> lightgbm.Booster | float:
+    train = train.known(task)
     outcome = train.outcomes[task.name]
     if outcome.min() == outcome.max():
         return float(outcome[0])

@@ -5,7 +5,7 @@ users other than one's own half. Everything else is measured on the forecasts as
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ class Setting:
     users: Users
     is_held_out: NDArray[np.bool_]
     events: EventCalendar
-    last_training: int
+    last_label: int
     origins: tuple[int, ...]
 
 
@@ -78,19 +78,28 @@ def _at_origin(
 
 
 def _training_examples(recipe: Recipe, setting: Setting) -> Examples:
-    """Users that are not held out, at origins that end where the forecaster's end."""
+    """Users that are not held out, at origins with labels up to where the forecaster's end.
+
+    Each task has all origins whose window had ended by then; outcomes of the others are NaN.
+    """
     users = setting.users.take(~setting.is_held_out)
-    first = int(users.days.min(initial=setting.last_training)) + _LEAST_HISTORY - 1
+    last = setting.last_label - min(task.window_days for task in recipe.tasks)
+    first = int(users.days.min(initial=last)) + _LEAST_HISTORY - 1
     origins = [
         origin
-        for origin in range(
-            setting.last_training,
-            setting.last_training - _TRAINING_ORIGINS * _DAYS_BETWEEN,
-            -_DAYS_BETWEEN,
-        )
-        if origin >= min(first, setting.last_training)
+        for origin in range(last, last - _TRAINING_ORIGINS * _DAYS_BETWEEN, -_DAYS_BETWEEN)
+        if origin >= min(first, last)
     ]
-    return History(users, recipe).examples(origins, setting.events)
+    examples = History(users, recipe).examples(origins, setting.events)
+    outcomes = {
+        task.name: np.where(
+            examples.origin + task.window_days <= setting.last_label,
+            examples.outcomes[task.name],
+            np.nan,
+        )
+        for task in recipe.tasks
+    }
+    return replace(examples, outcomes=outcomes)
 
 
 def measured(

@@ -101,7 +101,7 @@ def _load(request: Request, version: str) -> Checkpoint:
 
 def _setting(request: Request, pins: Inputs, evaluated: Checkpoint) -> Setting:
     recipe = request.recipe
-    last_training, origins = split_origins(
+    _, origins = split_origins(
         request.date,
         horizon_days=recipe.horizon_days,
         num_origins=recipe.evaluation.num_origins,
@@ -115,7 +115,7 @@ def _setting(request: Request, pins: Inputs, evaluated: Checkpoint) -> Setting:
         users=users,
         is_held_out=is_held_out(users.user_id, trained.held_out_users_share, trained.seed),
         events=load_events(request.settings, recipe, pins.event_context),
-        last_training=day_number(last_training),
+        last_label=day_number(origins[0]),
         origins=tuple(day_number(origin) for origin in origins),
     )
 
@@ -136,8 +136,7 @@ def _sample(pins: Inputs, request: Request) -> Users:
 
 def _labels_learned(trained: Checkpoint) -> int:
     """Last day whose activity was a training label."""
-    last = dt.date.fromisoformat(str(trained.info["last_training_origin"]))
-    return day_number(last) + trained.recipe.horizon_days
+    return day_number(dt.date.fromisoformat(str(trained.info["last_label"])))
 
 
 def _refuse_what_it_learned(

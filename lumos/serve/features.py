@@ -38,7 +38,7 @@ class Examples:
         values: Named features, each of shape (N,); NaN is missing.
         categorical: Names of those that are codes of a category.
         horizon: By task name, the mean calendar and event columns of its window, (N, d_s).
-        outcomes: By task name, shape (N,).
+        outcomes: By task name, shape (N,); NaN where it must not be learned from.
     """
 
     user: Integers
@@ -47,6 +47,20 @@ class Examples:
     categorical: tuple[str, ...]
     horizon: dict[str, Floats]
     outcomes: dict[str, Floats]
+
+    def known(self, task: Task) -> "Examples":
+        """Those whose outcome of the task is known."""
+        is_known = np.isfinite(self.outcomes[task.name])
+        if is_known.all():
+            return self
+        return Examples(
+            user=self.user[is_known],
+            origin=self.origin[is_known],
+            values={name: column[is_known] for name, column in self.values.items()},
+            categorical=self.categorical,
+            horizon={name: rows[is_known] for name, rows in self.horizon.items()},
+            outcomes={name: column[is_known] for name, column in self.outcomes.items()},
+        )
 
     def matrix(self, task: Task) -> Floats:
         """All features of a task, shape (N, features)."""

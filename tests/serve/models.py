@@ -21,13 +21,13 @@ from tests.conftest import World
 def register(world: World, *, seed: int, recipe: Recipe | None = None, **info: Any) -> str:
     """Register a version as ``train`` does; it becomes the challenger. Returns its number."""
     recipe = recipe or load(world.recipe_name)
-    last = _last_training_origin(recipe, world.date)
+    last, last_label = _last_training_days(recipe, world.date)
     scaler = _scaler(world, recipe, last)
     model = Checkpoint(
         model=_forecaster(recipe, scaler, seed),
         scaler=scaler,
         recipe=recipe,
-        info={"as_of": str(world.date), "last_training_origin": str(last), **info},
+        info={"as_of": str(world.date), "last_label": str(last_label), **info},
     )
     folder = world.home / "registered" / str(seed)
     checkpoint.save(folder / tracking.CHECKPOINT_FOLDER, model)
@@ -48,14 +48,15 @@ def alias(world: World, name: str) -> str | None:
     return tracking.version_of(world.settings, load(world.recipe_name), name)
 
 
-def _last_training_origin(recipe: Recipe, date: dt.date) -> dt.date:
-    last, _ = split_origins(
+def _last_training_days(recipe: Recipe, date: dt.date) -> tuple[dt.date, dt.date]:
+    """The last training origin with a whole horizon, and the last label."""
+    last, evaluation = split_origins(
         date,
         horizon_days=recipe.horizon_days,
         num_origins=recipe.evaluation.num_origins,
         days_between=recipe.evaluation.days_between_origins,
     )
-    return last
+    return last, evaluation[0]
 
 
 def _scaler(world: World, recipe: Recipe, last: dt.date) -> Scaler:

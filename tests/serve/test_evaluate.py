@@ -105,14 +105,14 @@ def test_a_second_version_is_compared_with_the_champion_and_keeps_its_rows(
 
 
 def test_a_model_that_learned_from_these_labels_is_refused(registered: World) -> None:
-    taught = register(registered, seed=2, last_training_origin="2024-04-20")
+    taught = register(registered, seed=2, last_label="2024-04-30")
 
     with pytest.raises(BadInput, match=f"version {taught} learned from labels up to 2024-04-30"):
         registered.run("evaluate")
 
 
 def test_a_champion_that_learned_from_these_labels_is_not_compared(registered: World) -> None:
-    crown(registered, register(registered, seed=2, last_training_origin="2024-04-20"))
+    crown(registered, register(registered, seed=2, last_label="2024-04-30"))
 
     report = registered.run("evaluate", model="1")
 
