@@ -297,6 +297,8 @@ class Training:
         return torch.tensor(values, dtype=torch.float64, device=self._world.device)
 
     def _leave(self) -> None:
+        # torchrun ends all processes once one has left: not before the state is on the disk.
+        self._world.first_says(True)
         log.warning(
             "stopped by SIGTERM after %d steps; the state is saved and the same command goes on "
             "from here",

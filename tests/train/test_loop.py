@@ -4,13 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from deltalake import DeltaTable
 from safetensors.torch import load_file
 
@@ -27,6 +26,7 @@ from lumos.verbs import RESUME, BadInput, GateRefused, Report, Request, TableWri
 from tests.accio import small
 
 NUM_EPOCHS = 20
+CORE = str(min(os.sched_getaffinity(0)))
 CHANGES = {
     "training.epochs": NUM_EPOCHS,
     "training.batch_size": 8,
@@ -47,6 +47,14 @@ def weights(at: Settings, of: Recipe, version: str = "1") -> bytes:
     return (tracking.checkpoint_of(at, of, version) / "weights.safetensors").read_bytes()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two threads of a test beside other work wait for each other most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sched_getaffinity", lambda _process: {0})
+        yield
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Report]:
     """A lake trained by this process alone, undisturbed."""
@@ -54,20 +62,15 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Report]:
     return at, train(request(at, override(small.recipe(), CHANGES)))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    """Two threads of a test beside other work only get into each other's way."""
-    torch.set_num_threads(1)
-
-
 class Command:
     """`lumos train` as a process, its stderr readable line by line."""
 
     def __init__(self, at: Settings, *launcher: str) -> None:
         changes = [f"--set={key}={value}" for key, value in CHANGES.items()]
+        one_core = () if launcher else ("taskset", "--cpu-list", CORE)
         verb = ["-m", "lumos", "train", f"--recipe={small.RECIPE}", f"--date={small.AS_OF}"]
         self.process = subprocess.Popen(
-            [sys.executable, *launcher, *verb, *changes],
+            [*one_core, sys.executable, *launcher, *verb, *changes],
             env={
                 **os.environ,
                 "LUMOS_HOME": str(at.home),
@@ -141,7 +144,7 @@ def losses(at: Settings) -> np.ndarray:
 def assert_one_training(ours: np.ndarray, theirs: np.ndarray) -> None:
     """Rounding alone tells them apart: it grows, the more so as Muon computes in bfloat16."""
     np.testing.assert_allclose(ours[:, 0], theirs[:, 0], rtol=2e-5)
-    np.testing.assert_allclose(ours[:, :4], theirs[:, :4], rtol=2e-3)
+    np.testing.assert_allclose(ours[:, :2], theirs[:, :2], rtol=1e-3)
 
 
 def test_two_processes_train_as_one_does(
