@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from lumos.hashing import hash_ids
 
-# Salts: one stream of chance a question. Others: scaler 4, validate 5, evaluate 6, calibrate 10.
+# Salts: one stream of chance a question. Others: scaler 4, validate 5, evaluate 6, calibrate 10,
+# holdout 11.
 _HELD_OUT, _ORIGIN, _INNER_ORIGIN = 1, 2, 7
 
 

@@ -27,8 +27,8 @@ class Checkpoint:
     """A trained forecaster with all it needs to be used.
 
     ``info`` says where it came from: ``as_of``, ``first_training_origin``,
-    ``last_training_origin``, ``evaluation_origins`` (dates as text), ``versions`` of the
-    tables, ``num_training_users``, ``num_parameters``, ``code``.
+    ``last_training_origin``, ``last_label``, ``evaluation_origins`` (dates as text),
+    ``versions`` of the tables, ``num_training_users``, ``num_parameters``, ``code``.
     """
 
     model: Forecaster

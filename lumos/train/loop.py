@@ -163,6 +163,7 @@ class _Job:
             "first_day": str(origins.first_day),
             "first_training_origin": str(origins.training[0]),
             "last_training_origin": str(origins.training[1]),
+            "last_label": str(origins.last_label),
             "evaluation_origins": [str(origin) for origin in origins.evaluation],
             "num_training_users": prepared.num_training,
             "num_held_out_users": prepared.num_held_out,

@@ -26,8 +26,10 @@ from lumos.accio.events import EventCalendar
 from lumos.accio.users import Users
 from lumos.accio.window import cut
 from lumos.config import Config, Recipe, Task
+from lumos.dates import from_day_number
 from lumos.model.forecaster import ForecasterConfig
 from lumos.tasks import task_outcomes
+from lumos.verbs import BadInput
 
 _MAX_CATEGORIES = 64
 _HIDDEN_SHARE = 0.01
@@ -238,8 +240,22 @@ class ScalerFit:
         self._moments = {name: np.zeros(3) for name in kinds["continuous"]}
 
     def add(self, users: Users) -> None:
-        """Count some training users."""
-        values = users.values[users.days <= self._last_day].astype(np.float64)
+        """Count some training users.
+
+        Raises:
+            BadInput: An activity is no finite number; names it.
+        """
+        is_past = users.days <= self._last_day
+        values = users.values[is_past].astype(np.float64)
+        if not np.isfinite(values).all():
+            row, column = np.argwhere(~np.isfinite(values))[0]
+            msg = (
+                f"activity column {self._recipe.activity[column].name} of user "
+                f"{users.user_id[users.owner[is_past][row]]!r} is {values[row, column]} on "
+                f"{from_day_number(users.days[is_past][row])}, expected a finite number; mend "
+                "`activity` and run `lumos sequences` again"
+            )
+            raise BadInput(msg)
         names = [column.name for column in self._recipe.activity]
         is_active = values[:, names.index(self._recipe.active)] > 0
         self._absolute += np.abs(values).sum(axis=0)

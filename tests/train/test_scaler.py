@@ -12,6 +12,7 @@ from lumos.config import Recipe
 from lumos.model.forecaster import ForecasterConfig
 from lumos.tasks import task_outcomes
 from lumos.train.scaler import Scaler, ScalerFit
+from lumos.verbs import BadInput
 from tests.accio import small
 
 RECIPE = small.recipe()
@@ -70,6 +71,17 @@ def test_no_day_is_counted_after_the_last_training_origin_but_labels(
     after = USERS.days > last_seen
     poisoned = replace(USERS, columns=tuple(np.where(after, np.nan, c) for c in USERS.columns))
     assert fitted(poisoned, recipe=recipe) == fitted(USERS, recipe=recipe)
+
+
+@pytest.mark.parametrize("absurd", [np.nan, np.inf])
+def test_an_activity_that_is_no_number_is_named(absurd: float) -> None:
+    row = int(np.flatnonzero(USERS.days <= LAST)[5])
+    minutes = USERS.columns[2].copy()
+    minutes[row] = absurd
+    users = replace(USERS, columns=(*USERS.columns[:2], minutes, *USERS.columns[3:]))
+    user = users.user_id[users.owner[row]]
+    with pytest.raises(BadInput, match=rf"column minutes of user {user!r} is {absurd} on 2024-"):
+        fitted(users)
 
 
 def test_each_head_is_scaled_by_the_last_outcomes_that_have_matured() -> None:
