@@ -22,8 +22,8 @@ class LocalVerbOperator(BaseOperator):
 
     ``options`` and ``switches`` are templates by flag name; an option that renders to nothing
     is left out, a switch is given when it renders to ``True``. ``overrides`` renders to a JSON
-    list of ``KEY.PATH=VALUE``. Exit code 1 is retried; 2 (bad input) and 3 (a gate refused)
-    fail the task at once, with the verb's own sentence.
+    list of ``KEY.PATH=VALUE``. Exit codes 1 and 75 are retried; 2 (bad input) and 3 (a gate
+    refused) fail the task at once, with the verb's own sentence.
     """
 
     template_fields: Sequence[str] = ("date", "recipe", "options", "switches", "overrides", "env")
