@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lumos.accio.dense import Batch
+from lumos.accio.dense import PADDING_ROW, Batch
 from lumos.config import LossConfig
 from lumos.model.forecaster import ForecasterConfig
 
@@ -46,8 +46,8 @@ class Seen:
         index_L = batch.event_index_BL[user]
         ahead = config.history_days + number * config.horizon_days
         return cls(
-            activity_TU=batch.history_BTU[user, :num_days],
-            is_registered_T=batch.is_registered_BT[user, :num_days],
+            activity_TU=batch.activity_NU[batch.day_row_BT[user, :num_days]],
+            is_registered_T=batch.day_row_BT[user, :num_days] != PADDING_ROW,
             static_S=batch.static_BS[user],
             past_events_TC=batch.events_EC[index_L[:num_days]],
             future_events_FC=batch.events_EC[index_L[ahead : ahead + config.horizon_days]],

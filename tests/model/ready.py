@@ -4,6 +4,7 @@ Shape suffixes: B users, M origins.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,12 @@ def a_batch(recipe: Recipe, num_origins: int = 1) -> Batch:
     origins_BM = last[:, None] - back_BM
     last_label = int(np.sort(last)[-2]) + recipe.horizon_days // 2
     return batch_at(recipe, users, origins_BM, number=[0, 1, NOBODY, 3, 4], last_label=last_label)
+
+
+def part_of(batch: Batch, start: int, stop: int) -> Batch:
+    """Windows ``start`` .. ``stop - 1`` of a batch."""
+    own = {field.name for field in fields(batch)} - {"activity_NU", "events_EC"}
+    return replace(batch, **{name: getattr(batch, name)[start:stop] for name in own})
 
 
 def objective_of(recipe: Recipe, of: Users = USERS) -> Objective:

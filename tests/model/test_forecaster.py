@@ -18,6 +18,7 @@ from tests.model.ready import (
     gradients,
     loss_of,
     objective_of,
+    part_of,
     recipe_of,
     said_of,
     scaler_of,
@@ -171,7 +172,7 @@ def test_a_batch_of_nobody_has_a_forecast_of_nobody(
 ) -> None:
     recipe = recipe_of(model__positions=positions, model__encoder=encoder)
     batch, objective = a_batch(recipe, origins), objective_of(recipe)
-    forecast = objective.forecaster(batch.part(0, 0))
+    forecast = objective.forecaster(part_of(batch, 0, 0))
     assert forecast.outputs_BMFU.shape == (0, origins, 10, 4)
     assert {answer.shape for answer in forecast.answers().values()} == {(0, origins)}
 

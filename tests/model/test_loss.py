@@ -15,6 +15,7 @@ from tests.model.ready import (
     gradients,
     loss_of,
     objective_of,
+    part_of,
     recipe_of,
     said_of,
 )
@@ -64,7 +65,7 @@ def test_a_batch_of_empty_slots_has_no_loss() -> None:
 def test_sums_and_counts_of_two_parts_are_those_of_the_whole(num_origins: int) -> None:
     recipe = recipe_of()
     batch, objective = a_batch(recipe, num_origins), objective_of(recipe)
-    parts = [batch.part(0, 2), batch.part(2, 5)]
+    parts = [part_of(batch, 0, 2), part_of(batch, 2, 5)]
     whole = term_sums(objective.forecaster(batch), batch)
     sums = [term_sums(objective.forecaster(part), part) for part in parts]
     torch.testing.assert_close(sums[0] + sums[1], whole)
