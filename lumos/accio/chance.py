@@ -121,6 +121,7 @@ def draw_inner_origins(
     salts = (chance.seed, chance.epoch, np.asarray(chance.draw)[..., None], part)
     share = uniform(np.repeat(hashes[:, None], num_origins, 1), _INNER_ORIGIN, *salts)
     number = (last - first) // days_between + 1
-    place = np.floor((part + share) * number / num_origins)
+    start, stop = part * number // num_origins, (part + 1) * number // num_origins
+    place = start + np.floor(share * (stop - start))
     place[:, -1:] = number - 1
     return np.asarray(last - (number - 1 - place) * days_between, np.int32)

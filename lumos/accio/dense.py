@@ -88,17 +88,6 @@ class Batch:
         """False before the user existed."""
         return self.day_row_BT != PADDING_ROW
 
-    def part(self, start: int, stop: int) -> Self:
-        """Windows ``start`` .. ``stop - 1``."""
-        shared = ("activity_NU", "events_EC")
-        return type(self)(
-            **{
-                field.name: value if field.name in shared else value[start:stop]
-                for field in fields(self)
-                for value in [getattr(self, field.name)]
-            }
-        )
-
     def to(self, device: str) -> Self:
         """The same batch on another device."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
