@@ -84,7 +84,8 @@ def data() -> Data:
     recipe = override(load("complete_journey"), {"training.held_out_users_share": HELD_OUT})
     for verb, options in (("land", {}), ("aggregate", {"days": 365}), ("sequences", {})):
         defaults = {flag.name.replace("-", "_"): flag.default for flag in VERBS[verb].flags}
-        run(Request(verb, recipe, AS_OF, settings, {**defaults, **options}))
+        given = {**defaults, **options}
+        run(Request(verb=verb, recipe=recipe, date=AS_OF, settings=settings, options=given))
     found = {
         name: ledger.require(settings, recipe, name, AS_OF, remedy="")
         for name in ("sequences", "event_context")
@@ -124,7 +125,7 @@ def train_forecaster(given: Data, seed: int) -> tuple[Checkpoint, float]:
     origins = Origins(
         given.first_day, (first, LAST_LABEL - dt.timedelta(days=shortest)), LAST_LABEL, ()
     )
-    request = Request("train", recipe, LAST_LABEL, given.settings, {})
+    request = Request(verb="train", recipe=recipe, date=LAST_LABEL, settings=given.settings)
     prepared = _same_split(prepare(request, given.inputs, origins, World()), given)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

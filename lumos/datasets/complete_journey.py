@@ -118,7 +118,7 @@ def recipe() -> Recipe:
             Task(name="discount_7d", kind="sum", column="discount", window_days=7),
         ),
         model=presets.lumos(),
-        training=TrainingConfig(epochs=10, batch_size=32, learning_rate=2e-3, weight_decay=0.0),
+        training=TrainingConfig(epochs=20, batch_size=32, learning_rate=2e-3, weight_decay=0.0),
         experiments=(
             Experiment(
                 name="offers_aa",

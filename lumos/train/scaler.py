@@ -135,6 +135,9 @@ class Scaler(Config):
             device: Where the tensors go.
         """
         windows = ragged.windows
+        seen_BM = windows.origins - windows.first_day[:, None] + 1
+        # Inside a patch an origin would see the days after it.
+        assert not (seen_BM % recipe.model.patch_days).any(), "an origin must end a patch"
         context = events.gather(windows.origins, windows.history_days, windows.horizon_days)
         activity, day_row = history_rows(windows)
         scales = torch.from_numpy(self.scales).to(device)
@@ -156,7 +159,7 @@ class Scaler(Config):
             static_BS=moved(self._encode(ragged, hide)),
             events_EC=moved(self._events(context.rows)),
             event_index_BL=moved(context.index),
-            origin_BM=moved((windows.origins - windows.first_day[:, None]).astype(np.int64)),
+            origin_BM=moved(seen_BM.astype(np.int64) - 1),
             targets_BMFU=moved(targets) / scales,
             is_active_BMF=moved(targets[..., active] > 0),
             is_known_BMF=moved(is_known),

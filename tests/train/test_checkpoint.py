@@ -36,7 +36,7 @@ def a_checkpoint(seed: int = 0) -> Checkpoint:
 
 
 def weight_of(checkpoint: Checkpoint) -> torch.Tensor:
-    return checkpoint.model.heads.weight_1
+    return checkpoint.model.heads.weight_out
 
 
 def test_a_forecaster_is_built_again_from_its_folder_alone(tmp_path: Path) -> None:
