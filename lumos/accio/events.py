@@ -57,6 +57,8 @@ class EventCalendar:
         self._first = 0
         # What was known of a span on its origin, as numbers of rows: an origin is asked for often.
         self._spans: dict[tuple[int, int, int], np.ndarray] = {}
+        # What was known of each day on the day itself, from a first day on.
+        self._own_first, self._own = 0, np.zeros(0, np.int64)
 
     @property
     def num_columns(self) -> int:
@@ -107,7 +109,14 @@ class EventCalendar:
             spans = [self._span(o, 1 - num_days, num_days) for o in origins.tolist()]
             return np.stack(spans)
         days = origins[:, None] + np.arange(1 - num_days, 1)
-        return self._find(days, days)
+        first, last = int(days.min()), int(days.max())
+        start, stop = self._own_first, self._own_first + len(self._own)
+        if not start <= first <= last < stop:
+            if len(self._own):
+                first, last = min(first, start), max(last, stop - 1)
+            own = np.arange(first, last + 1, dtype=np.int64)
+            self._own_first, self._own = first, self._find(own, own)
+        return np.asarray(self._own[days - self._own_first])
 
     def _span(self, origin: int, start: int, num_days: int) -> np.ndarray:
         """Rows of the days from ``origin + start`` on, as known on the origin."""

@@ -166,9 +166,12 @@ class DecoderTiming(nn.Module):
         distinct, which_BM = torch.unique(origin_BM, return_inverse=True)
         blocks_NHFT = self._blocks(distinct)
         num_heads, num_keys = blocks_NHFT.shape[1], blocks_NHFT.shape[-1]
-        picked = F.embedding(which_BM, blocks_NHFT.flatten(1))
-        picked = picked.view(*which_BM.shape, num_heads, self.horizon_days, num_keys)
-        return picked.transpose(1, 2).flatten(2, 3)
+        # Head by head, so that the blocks land where attention wants them.
+        first_H = torch.arange(num_heads, device=distinct.device) * len(distinct)
+        table = blocks_NHFT.transpose(0, 1).flatten(0, 1).flatten(1)
+        picked_BHMX = F.embedding(which_BM[:, None] + first_H[:, None], table)
+        num_queries = which_BM.shape[1] * self.horizon_days  # -1 would be ambiguous for nobody
+        return picked_BHMX.view(len(which_BM), num_heads, num_queries, num_keys)
 
     def _blocks(self, origin_N: Tensor) -> Tensor:
         """Of the horizon days of these origins, shape (N, H or 1, F, T)."""

@@ -44,8 +44,8 @@ def test_weights_decay_and_biases_norms_positions_and_variances_do_not() -> None
     assert all(p.ndim >= 2 for p in decaying["params"])
     those, kept = names_of(objective, optimiser.parts["adamw"])
     assert all("weight" in name for name in those)
-    assert "forecaster.heads.weight_2" in those
-    assert {"log_variance_N", "forecaster.tokens.padding_U", "forecaster.heads.bias_1"} <= kept
+    assert "forecaster.heads.weight_out" in those
+    assert {"log_variance_N", "forecaster.tokens.padding_U", "forecaster.heads.bias_out"} <= kept
     assert any("bias_free" in name for name in kept)  # distances, a table of positions
     assert len(those) + len(kept) == len(list(objective.parameters()))
 

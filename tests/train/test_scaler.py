@@ -134,10 +134,10 @@ def test_first_outputs_say_the_averages_and_first_losses_what_they_cost() -> Non
 
 def test_a_batch_knows_its_origins_its_outcomes_and_what_has_matured() -> None:
     scaler, last = fitted(USERS, recipe=WITH_HEADS), LAST
-    origins = np.tile(last - np.array([20, 6, 6, 0]), (len(USERS), 1))
+    origins = np.tile(last - np.array([21, 7, 7, 0]), (len(USERS), 1))
     raw = ragged_batch(USERS, origins, WITH_HEADS.history_days, WITH_HEADS.horizon_days)
     made = scaler.batch(raw, small.calendar(), WITH_HEADS, last_label=last + 4)
-    assert made.origin_BM[0].tolist() == [21, 35, 35, 41]
+    assert made.origin_BM[0].tolist() == [20, 34, 34, 41]
     assert made.weight_BM[0].tolist() == [1, 0, 1, 1]
     assert made.is_known_BMF.sum(2)[0].tolist() == [10, 10, 10, 4]
     heads = [task for task in WITH_HEADS.tasks if task.has_head]
