@@ -20,9 +20,10 @@ from lumos.frozen import Config
 
 # A recipe is written with imports from this module alone.
 __all__ = [
-    "ActivityColumn", "Config", "EvaluationConfig", "EventColumn", "Experiment", "LossConfig",
-    "ModelConfig", "PublishingConfig", "QualityConfig", "RESERVED_COLUMNS", "RawTable", "Recipe", "ScoringConfig",
-    "SqlType", "StaticColumn", "Task", "TrainingConfig", "Variant", "explain", "override",
+    "RESERVED_COLUMNS", "ActivityColumn", "Config", "EvaluationConfig", "EventColumn", "Experiment",
+    "LossConfig", "ModelConfig", "PublishingConfig", "QualityConfig", "RawTable", "Recipe",
+    "ScoringConfig", "SqlType", "StaticColumn", "Task", "TrainingConfig", "Variant", "explain",
+    "override",
 ]  # fmt: skip
 
 
