@@ -32,6 +32,8 @@ CHANGES = {
     "training.batch_size": 8,
     "training.learning_rate": 0.003,
     "model.dropout": 0.0,
+    # Muon computes in bfloat16: it would round away what the comparisons ask for.
+    "training.matrices": "adamw",
 }
 
 
@@ -142,9 +144,8 @@ def losses(at: Settings) -> np.ndarray:
 
 
 def assert_one_training(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Rounding alone tells them apart: it grows, the more so as Muon computes in bfloat16."""
-    np.testing.assert_allclose(ours[:, 0], theirs[:, 0], rtol=2e-5)
-    np.testing.assert_allclose(ours[:, :2], theirs[:, :2], rtol=1e-3)
+    """Rounding alone tells them apart, and grows from epoch to epoch."""
+    np.testing.assert_allclose(ours[:, :4], theirs[:, :4], rtol=2e-5)
 
 
 def test_two_processes_train_as_one_does(
