@@ -15,7 +15,7 @@ from lumos.settings import REPOSITORY
 
 # The same guard as around every verb: it ends all that its command started, also when the
 # process that asked for it is killed with -9.
-_GUARD = REPOSITORY / "plugins" / "lumos_airflow" / "guard.py"
+_GUARD = REPOSITORY / "lumos" / "host" / "guard.py"
 # The scheduler's own children are tasks, which need a moment to end their verbs.
 _GRACE_SECONDS = {"scheduler": "10", "triggerer": "2"}
 

@@ -25,6 +25,7 @@ class Settings(BaseModel):
     platform: Literal["local", "aws"]
     mlflow_uri: str
     sql_root: Path
+    cloud: Path | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -44,6 +45,7 @@ class Settings(BaseModel):
             recipe=given.get("LUMOS_RECIPE") or "complete_journey",
             platform=given.get("LUMOS_PLATFORM") or "local",  # type: ignore[arg-type]
             mlflow_uri=given.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+            cloud=Path(given["LUMOS_CLOUD"]).absolute() if given.get("LUMOS_CLOUD") else None,
             sql_root=Path(given.get("LUMOS_SQL") or REPOSITORY / "include" / "sql").absolute(),
         )
 

@@ -11,7 +11,7 @@ from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from lumos_airflow.operators.local import LocalTrainOperator, LocalVerbOperator
 
-PRETEND = str(Path(__file__).with_name("pretend.py"))
+PRETEND = str(Path(__file__).parent.parent / "host" / "pretend.py")
 ACTIVITY = Asset(name="activity", uri="lumos://lake/activity")
 
 

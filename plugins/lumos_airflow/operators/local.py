@@ -12,7 +12,7 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from lumos_airflow.process import Command, Ended, child_environment, die_with_supervisor
+from lumos.host.process import Command, Ended, child_environment, die_with_supervisor
 
 _BAD_INPUT, _REFUSED = 2, 3
 

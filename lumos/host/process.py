@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from lumos_airflow.guard import PR_SET_PDEATHSIG, prctl
+from lumos.host.guard import PR_SET_PDEATHSIG, prctl
 
 # The task's supervisor sends SIGKILL 5 s after SIGTERM: be done before.
 GRACE_SECONDS = 3.0

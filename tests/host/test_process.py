@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from lumos_airflow.process import Command, Ended, child_environment
 
+from lumos.host.process import Command, Ended, child_environment
 from lumos.settings import REPOSITORY
 
 PRETEND = str(Path(__file__).with_name("pretend.py"))
@@ -126,7 +126,7 @@ def test_nothing_is_left_when_the_verb_itself_is_killed_with_9(tmp_path):
 
 def test_nothing_is_left_when_the_task_is_killed_with_9(tmp_path):
     script = (
-        "import os, sys; from lumos_airflow.process import Command\n"
+        "import os, sys; from lumos.host.process import Command\n"
         f"Command([sys.executable, {PRETEND!r}, 'family', {str(tmp_path)!r}], "
         "environment=os.environ).run(lambda level, line: None)"
     )
@@ -144,7 +144,7 @@ def test_nothing_is_left_when_airflows_worker_is_killed_with_9(tmp_path):
     """The worker is the task's parent; the task then hears of it as a SIGTERM."""
     inner = (
         "import os, signal, sys\n"
-        "from lumos_airflow.process import Command, die_with_supervisor\n"
+        "from lumos.host.process import Command, die_with_supervisor\n"
         f"it = Command([sys.executable, {PRETEND!r}, 'family', {str(tmp_path)!r}], "
         "environment=os.environ)\n"
         "signal.signal(signal.SIGTERM, lambda *_: it.stop())\n"
