@@ -23,9 +23,9 @@ RUN uv pip install --no-cache --require-hashes --compile-bytecode -r requirement
 
 COPY --chown=airflow:root pyproject.toml requirements.in README.md ./
 COPY --chown=airflow:root lumos ./lumos
+COPY --chown=airflow:root include ./include
 RUN uv pip install --no-cache --no-deps --no-build-isolation --compile-bytecode . \
  && cd / && python -m lumos.aggregate.prepare
 
-COPY --chown=airflow:root include ./include
 COPY --chown=airflow:root plugins ./plugins
 COPY --chown=airflow:root dags ./dags

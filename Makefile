@@ -1,6 +1,6 @@
 # Plain make. Only `setup` (and `lock`) use the network; every other target runs offline.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down test check bench clean lock
+.PHONY: help setup demo up down test check bench wheel clean lock
 SHELL := /bin/bash
 
 PYTHON ?= python3.11
@@ -64,10 +64,18 @@ bench: $(READY) $(SPARK) ## Run every script that a figure of the README names
 	@set -e; for path in benchmarks/[a-z]*.py; do \
 	  name=$$(basename $$path .py); echo "== $$name"; $(PY) -m benchmarks.$$name; done
 
+# Machines know the wheel by its digest: no file's date may change it, nor an earlier build's files.
+wheel: $(READY) ## Build dist/lumos-*.whl: the code as rented machines and Databricks get it
+	rm -rf build dist
+	SOURCE_DATE_EPOCH=315532800 $(BIN)/uv build --quiet --wheel --offline --no-build-isolation \
+	  --python $(PY) --out-dir dist .
+	rm -rf build
+	@sha256sum dist/*.whl
+
 # The venv and Spark's JARs stay: they are set-up, and making them again needs the network.
 clean: ## Remove what runs left behind
 	[ ! -d $(LUMOS_HOME) ] || find $(LUMOS_HOME) -mindepth 1 -maxdepth 1 ! -name spark -exec rm -rf {} +
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build lumos.egg-info spark-warehouse
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist lumos.egg-info spark-warehouse
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lock: ## Resolve requirements.in again (network)

@@ -14,6 +14,12 @@ from pydantic import BaseModel, ConfigDict
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def shipped_sql() -> Path:
+    """LUMOS's own SQL: the repository's, where people edit it, or else what the wheel brought."""
+    folder = REPOSITORY / "include" / "sql"
+    return folder if folder.is_dir() else Path(__file__).resolve().parent / "sql"
+
+
 class Settings(BaseModel):
     """Paths and addresses, all absolute, so that a task's working folder does not matter."""
 
@@ -46,7 +52,7 @@ class Settings(BaseModel):
             platform=given.get("LUMOS_PLATFORM") or "local",  # type: ignore[arg-type]
             mlflow_uri=given.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
             cloud=Path(given["LUMOS_CLOUD"]).absolute() if given.get("LUMOS_CLOUD") else None,
-            sql_root=Path(given.get("LUMOS_SQL") or REPOSITORY / "include" / "sql").absolute(),
+            sql_root=Path(given.get("LUMOS_SQL") or shipped_sql()).absolute(),
         )
 
     def trouble_writing(self) -> str:

@@ -29,7 +29,7 @@ from lumos.experiment.effects import (
     sample_of,
     sample_ratio_p_value,
 )
-from lumos.settings import REPOSITORY, Settings
+from lumos.settings import Settings, shipped_sql
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Request
 
@@ -136,7 +136,7 @@ def _samples(row: Mapping[str, int | Decimal]) -> dict[str, Sample]:
 
 def _sql(settings: Settings, name: str) -> str:
     """An adopter's own SQL folder may hold other statistics; ours serve where it does not."""
-    folders = [root / "experiment" for root in (settings.sql_root, REPOSITORY / "include" / "sql")]
+    folders = [root / "experiment" for root in (settings.sql_root, shipped_sql())]
     for folder in folders:
         if (folder / name).is_file():
             return (folder / name).read_text(encoding="utf-8")
