@@ -1,7 +1,6 @@
 """Run a verb as a subprocess of this interpreter: what ``LUMOS_PLATFORM=local`` means."""
 
 import datetime as dt
-import json
 import os
 import shlex
 import sys
@@ -9,56 +8,27 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowFailException
 
-from lumos.host.process import Command, Ended, child_environment, die_with_supervisor
+from lumos.host.process import Command, child_environment, die_with_supervisor
+from lumos_airflow.operators.verb import VerbOperator
 
-_BAD_INPUT, _REFUSED = 2, 3
 
+class LocalVerbOperator(VerbOperator):
+    """``python -m lumos VERB``: its log live, its report as XCom, nothing of it left behind."""
 
-class LocalVerbOperator(BaseOperator):
-    """``python -m lumos VERB``: its log live, its report as XCom, nothing of it left behind.
-
-    ``options`` and ``switches`` are templates by flag name; an option that renders to nothing
-    is left out, a switch is given when it renders to ``True``. ``overrides`` renders to a JSON
-    list of ``KEY.PATH=VALUE``. Exit codes 1 and 75 are retried; 2 (bad input) and 3 (a gate
-    refused) fail the task at once, with the verb's own sentence.
-    """
-
-    template_fields: Sequence[str] = ("date", "recipe", "options", "switches", "overrides", "env")
-    ui_color = "#e4ecf7"
+    template_fields: Sequence[str] = (*VerbOperator.template_fields, "env")
 
     def __init__(
         self,
         *,
-        verb: str,
-        options: Mapping[str, str] | None = None,
-        switches: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
-        date: str = "{{ business_date() }}",
-        recipe: str = "{{ params.recipe }}",
-        overrides: str = "{{ params.settings | tojson }}",
-        **kwargs: Any,  # noqa: ANN401 - BaseOperator's own
+        **kwargs: Any,  # noqa: ANN401 - VerbOperator's own
     ) -> None:
         super().__init__(**kwargs)
-        self.verb = verb
-        self.options = dict(options or {})
-        self.switches = dict(switches or {})
         self.env = dict(env or {})
-        self.date = date
-        self.recipe = recipe
-        self.overrides = overrides
         self._command: Command | None = None
-
-    @property
-    def arguments(self) -> list[str]:
-        """What follows ``lumos`` on the command line; only valid once templates are rendered."""
-        arguments = [self.verb, f"--recipe={self.recipe}", f"--date={self.date}"]
-        arguments += [f"--{name}={value}" for name, value in self.options.items() if value]
-        arguments += [f"--{name}" for name, value in self.switches.items() if value == "True"]
-        arguments += [f"--set={change}" for change in json.loads(self.overrides) or ()]
-        return arguments
 
     def launcher(self) -> list[str]:
         """The interpreter's own arguments, before those of the verb."""
@@ -79,42 +49,13 @@ class LocalVerbOperator(BaseOperator):
         with die_with_supervisor():
             ended = self._command.run(self.log.log)
         context["ti"].xcom_push("process_seconds", round(time.monotonic() - started, 2))
-        report = self._report(ended)
-        self._note_assets(context, report)
-        return report
+        return self.conclude(context, ended)
 
     def on_kill(self) -> None:
         """Marked failed, timed out or terminated: end every process of the verb."""
         if self._command is not None:
             self.log.warning("killed: ending lumos %s and everything it started", self.verb)
             self._command.stop()
-
-    def _report(self, ended: Ended) -> dict[str, Any]:
-        said = f": {ended.last_error}" if ended.last_error else ""
-        if ended.code == _BAD_INPUT:
-            msg = f"lumos {self.verb} was given bad input, which a retry cannot mend{said}"
-            raise AirflowFailException(msg)
-        if ended.code == _REFUSED:
-            msg = f"the gate of lumos {self.verb} refused{said}"
-            raise AirflowFailException(msg)
-        if ended.code:
-            how = f"signal {ended.code - 128}" if ended.code > 128 else f"exit code {ended.code}"
-            msg = f"lumos {self.verb} ended with {how}{said}"
-            raise AirflowException(msg)
-        try:
-            return ended.report
-        except ValueError as error:
-            raise AirflowFailException(str(error)) from error
-
-    def _note_assets(self, context: Context, report: Mapping[str, Any]) -> None:
-        """Say in each outlet's event which date, version and rows it stands for."""
-        written = {item["table"]: item for item in report.get("tables", ())}
-        for asset in self.outlets:
-            item = written.get(asset.name)
-            if item is not None:
-                context["outlet_events"][asset].extra.update(
-                    {"business_date": self.date, "recipe": self.recipe, **item}
-                )
 
 
 class LocalTrainOperator(LocalVerbOperator):
