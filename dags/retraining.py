@@ -36,7 +36,7 @@ with DAG(
     tags=["lumos", "weekly", "torch"],
     doc_md=__doc__,
 ):
-    prepared, released = jobs.machine()
+    prepared, released = jobs.machines("train", "evaluate")
     chain(
         jobs.wait("sequences"),
         prepared,

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import psutil  # type: ignore[import-untyped]
 
 from lumos.host.guard import PR_SET_PDEATHSIG, prctl
 
@@ -117,10 +119,31 @@ class Command:
             code = rank_code if rank_code >= 0 else 128 - rank_code
         return Ended(code, lines[-1] if lines else "", last_error)
 
+    def interrupt(self) -> None:
+        """Ask the verb to save and leave; under torchrun its ranks, which would else be hurried.
+
+        torchrun itself kills its ranks 30 s after a SIGTERM, saved or not.
+        """
+        if self._guard is None or self._guard.poll() is not None:
+            return
+        guard = psutil.Process(self._guard.pid)
+        ranks = [process for process in guard.children(recursive=True) if _is_rank(process)]
+        for process in ranks or guard.children():
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+
     def stop(self) -> None:
         """Have the guard end everything below it; returns at once."""
         if self._guard is not None and self._guard.poll() is None:
             self._guard.send_signal(signal.SIGTERM)
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    try:
+        # A rank's own children (the loader's workers) inherit its variables.
+        return "-m" in process.cmdline() and "LOCAL_RANK" in process.environ()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
 
 
 def _stream(lines: IO[str], log: Callable[[int, str], None]) -> tuple[int | None, str]:

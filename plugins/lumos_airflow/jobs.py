@@ -1,7 +1,8 @@
 """How a DAG asks for a job without saying where it runs: ``LUMOS_PLATFORM`` decides here.
 
 Every verb task has ``max_active_tis_per_dag=1``: two dates of one table never write at once,
-not even in a backfill, which ignores the DAG's ``max_active_runs``.
+not even in a backfill, which ignores the DAG's ``max_active_runs``. What the cloud needs is
+imported only where it is the platform: boto3 alone would double the time that parsing takes.
 """
 
 import datetime as dt
@@ -12,33 +13,35 @@ from typing import Any
 from airflow.sdk import Asset, BaseOperator
 from pydantic import ValidationError
 
+from lumos.cloud import read_cloud
 from lumos.settings import Settings
 from lumos_airflow.operators.local import LocalTrainOperator, LocalVerbOperator
 from lumos_airflow.operators.ready import TableReadySensor
 from lumos_airflow.operators.scratch import PrepareScratchOperator, ReleaseScratchOperator
 
+# Those that compute with torch; all others run on Databricks.
+_ON_EC2 = ("train", "evaluate", "score")
+_SPARK = ("aggregate", "sequences", "validate", "measure")
 _FORCE = {"force": "{{ params.force }}"}
 _SCRATCH = "{{ ti.xcom_pull(task_ids='prepare_machine') }}"
 
 
-def check_platform() -> None:
-    """Refuse, while the DAG is parsed, a platform whose jobs are not there.
+def is_cloud() -> bool:
+    """Whether jobs run on AWS and Databricks.
 
     Raises:
-        ValueError: ``LUMOS_PLATFORM`` is not ``local``.
+        ValueError: ``LUMOS_PLATFORM`` is unknown, or the file about the cloud is wrong: said
+            while the DAG is parsed, and so in the UI's import errors.
     """
     try:
-        platform = Settings.from_environment().platform
+        settings = Settings.from_environment()
     except ValidationError as error:
         given = os.environ.get("LUMOS_PLATFORM")
-        msg = f"LUMOS_PLATFORM={given!r} is unknown; set it to local"
+        msg = f"LUMOS_PLATFORM={given!r} is unknown; set it to local or aws"
         raise ValueError(msg) from error
-    if platform != "local":
-        msg = (
-            f"LUMOS_PLATFORM={platform} is not available in this version: its jobs on EC2 and "
-            "Databricks come with a later one; set LUMOS_PLATFORM=local"
-        )
-        raise ValueError(msg)
+    if settings.platform == "aws":
+        read_cloud(settings.cloud)
+    return settings.platform == "aws"
 
 
 def table(name: str) -> Asset:
@@ -56,23 +59,31 @@ def verb(
     **kwargs: Any,  # noqa: ANN401 - the operator's own
 ) -> BaseOperator:
     """One ``lumos`` verb; ``options`` and ``switches`` are templates by flag name."""
-    check_platform()
-    return LocalVerbOperator(
-        verb=name,
-        options=options,
-        switches={**_FORCE, **(switches or {})},
-        **_common(name, writes, hours, kwargs),
-    )
+    common = {
+        "verb": name,
+        "options": options,
+        "switches": {**_FORCE, **(switches or {})},
+        **_common(name, writes, kwargs),
+    }
+    if not is_cloud():
+        return LocalVerbOperator(**common, execution_timeout=dt.timedelta(hours=hours))
+    from lumos_airflow.operators.databricks import DatabricksVerbOperator
+    from lumos_airflow.operators.torchrun_ec2 import Ec2VerbOperator
+
+    if name in _ON_EC2:
+        return Ec2VerbOperator(**common, hours=hours)
+    return DatabricksVerbOperator(**common, hours=hours, needs_spark=name in _SPARK)
 
 
 def train(*, writes: tuple[str, ...], hours: float) -> BaseOperator:
-    """``lumos train`` under torchrun, on the machine that :func:`machine` prepared."""
-    check_platform()
+    """``lumos train`` under torchrun."""
+    common = {"verb": "train", "switches": _FORCE, **_common("train", writes, {})}
+    if is_cloud():
+        from lumos_airflow.operators.torchrun_ec2 import TorchrunEc2Operator
+
+        return TorchrunEc2Operator(**common, hours=hours)
     return LocalTrainOperator(
-        verb="train",
-        switches=_FORCE,
-        env={"TMPDIR": _SCRATCH},
-        **_common("train", writes, hours, {}),
+        **common, env={"TMPDIR": _SCRATCH}, execution_timeout=dt.timedelta(hours=hours)
     )
 
 
@@ -86,26 +97,36 @@ def wait(name: str) -> BaseOperator:
     )
 
 
-def machine() -> tuple[BaseOperator, BaseOperator]:
-    """Set-up and teardown around training, whatever happens in between.
+def machines(*verbs: str) -> tuple[BaseOperator, BaseOperator]:
+    """Set-up and teardown around verbs that need machines, whatever happens in between.
 
-    On this platform the machine is the one at hand, and what is prepared and released is the
-    scratch folder of the run.
+    In the cloud: ask whether AWS would start them, before hours are waited for; and end what is
+    left of the run. Here the machine is the one at hand, and what is prepared and released is
+    the scratch folder of the run.
     """
-    check_platform()
-    prepared = PrepareScratchOperator(task_id="prepare_machine")
-    released = ReleaseScratchOperator(task_id="release_machine")
+    if is_cloud():
+        from lumos_airflow.operators.machines import CheckMachinesOperator, EndMachinesOperator
+
+        prepared: BaseOperator = CheckMachinesOperator(task_id="prepare_machine", verbs=verbs)
+        released: BaseOperator = EndMachinesOperator(task_id="release_machine")
+    else:
+        prepared = PrepareScratchOperator(task_id="prepare_machine")
+        released = ReleaseScratchOperator(task_id="release_machine")
     released.as_teardown(setups=prepared)
     return prepared, released
 
 
-def _common(
-    name: str, writes: tuple[str, ...], hours: float, kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
+def reaper() -> BaseOperator:
+    """The task that ends machines which nobody needs any more; only in the cloud."""
+    from lumos_airflow.operators.machines import ReapMachinesOperator
+
+    return ReapMachinesOperator(task_id="reap")
+
+
+def _common(name: str, writes: tuple[str, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "task_id": name,
         "outlets": [table(written) for written in writes],
-        "execution_timeout": dt.timedelta(hours=hours),
         "max_active_tis_per_dag": 1,
         **kwargs,
     }

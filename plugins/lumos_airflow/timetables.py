@@ -65,8 +65,8 @@ class WholeDays(CronDataIntervalTimetable):
         return info._replace(run_after=info.run_after + dt.timedelta(hours=self.delay_hours))
 
 
-def every(cron: str, *, delay_hours: float) -> WholeDays:
-    """The schedule of a dated DAG, which ``LUMOS_SCHEDULE=off`` leaves to triggers and backfills.
+def is_automatic() -> bool:
+    """Whether the scheduler starts runs by itself; ``LUMOS_SCHEDULE=off`` leaves them to people.
 
     Raises:
         ValueError: ``LUMOS_SCHEDULE`` is neither ``on`` nor ``off``.
@@ -75,4 +75,9 @@ def every(cron: str, *, delay_hours: float) -> WholeDays:
     if mode not in ("on", "off"):
         msg = f"LUMOS_SCHEDULE={mode!r} is neither 'on' nor 'off' (runs only when asked for)"
         raise ValueError(msg)
-    return WholeDays(cron, delay_hours=delay_hours, is_automatic=mode == "on")
+    return mode == "on"
+
+
+def every(cron: str, *, delay_hours: float) -> WholeDays:
+    """The schedule of a dated DAG."""
+    return WholeDays(cron, delay_hours=delay_hours, is_automatic=is_automatic())

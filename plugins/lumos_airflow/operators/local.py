@@ -1,6 +1,5 @@
 """Run a verb as a subprocess of this interpreter: what ``LUMOS_PLATFORM=local`` means."""
 
-import datetime as dt
 import os
 import shlex
 import sys
@@ -9,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowFailException
 
 from lumos.host.process import Command, child_environment, die_with_supervisor
 from lumos_airflow.operators.verb import VerbOperator
@@ -65,18 +63,5 @@ class LocalTrainOperator(LocalVerbOperator):
         """Torchrun instead of plain python."""
         return [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(self._processes()), "-m", "lumos"),
+            *("--nproc-per-node", str(self.recipe_processes()), "-m", "lumos"),
         ]
-
-    def _processes(self) -> int:
-        # Not at parse: recipes import numpy.
-        from lumos.cli import parser, request_from
-        from lumos.verbs import BadInput
-
-        try:
-            request = request_from(
-                parser().parse_args(self.arguments), dt.datetime.now(dt.UTC).date()
-            )
-        except BadInput as error:
-            raise AirflowFailException(str(error)) from error
-        return request.recipe.training.processes

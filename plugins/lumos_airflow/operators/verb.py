@@ -1,5 +1,6 @@
 """What a verb's task is on every platform: its command line, and what its end means to Airflow."""
 
+import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,6 +53,24 @@ class VerbOperator(BaseOperator):
         arguments += [f"--{name}" for name, value in self.switches.items() if value == "True"]
         arguments += [f"--set={change}" for change in json.loads(self.overrides) or ()]
         return arguments
+
+    def recipe_processes(self) -> int:
+        """Ranks that the recipe wants, with the task's overrides.
+
+        Raises:
+            AirflowFailException: There is no such recipe or override.
+        """
+        # Not at parse: recipes import numpy.
+        from lumos.cli import parser, request_from
+        from lumos.verbs import BadInput
+
+        try:
+            request = request_from(
+                parser().parse_args(self.arguments), dt.datetime.now(dt.UTC).date()
+            )
+        except BadInput as error:
+            raise AirflowFailException(str(error)) from error
+        return request.recipe.training.processes
 
     def conclude(self, context: Context, ended: Ended) -> dict[str, Any]:
         """The report of a verb that ended well, after its outlets were told of it.

@@ -1,0 +1,312 @@
+"""Run one verb on a rented machine: its log to S3 as it comes, its end too, and no day too long.
+
+Usage: ``python -m lumos.host.agent s3://.../job.json JOB_FILE``; started by
+:mod:`lumos.host.bootstrap`. Only one of them runs for a job on a machine, however often it was
+asked for: SSM has no token that would make two equal requests one.
+
+The machine switches itself off. Its user data has set ``shutdown`` for half an hour after boot;
+the agent puts that off while the verb lives and its budget lasts, and at the end sets it for soon.
+So a machine that nobody looks after any more is gone within minutes of its verb.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+from botocore.exceptions import ClientError
+
+from lumos.host.bootstrap import metadata, s3_client
+from lumos.host.folder import Conflict, Folder
+from lumos.host.job import (
+    ALIVE_MINUTES,
+    ENDED_MINUTES,
+    HEARTBEAT,
+    RESULT,
+    STOP,
+    Cause,
+    Job,
+    Line,
+    Result,
+    chunk_name,
+    pack_lines,
+)
+from lumos.host.process import Command, child_environment
+
+log = logging.getLogger(__name__)
+
+# A spot instance has two minutes from its notice to its end.
+_SAVE_SECONDS = 100.0
+_RENEW_SECONDS = 60.0
+_CHUNK_LINES = 2000
+_PATIENCE_SECONDS = 300.0
+
+
+class Shipper:
+    """Lines to chunks in S3, in order and none left out; a chunk that fails is tried again."""
+
+    def __init__(self, folder: Folder, instance_id: str) -> None:
+        self._folder, self._instance_id = folder, instance_id
+        self._lines: list[Line] = []
+        self._guard = threading.Lock()
+        self._number = 0
+
+    @property
+    def num_chunks(self) -> int:
+        """How many were written."""
+        return self._number
+
+    def add(self, level: int, text: str) -> None:
+        """Take a line; any thread may."""
+        with self._guard:
+            self._lines.append((level, text))
+
+    def ship(self) -> None:
+        """Write what has come, one chunk at a time; only one thread may."""
+        while True:
+            with self._guard:
+                chunk = self._lines[:_CHUNK_LINES]
+            if not chunk:
+                return
+            self._folder.write(chunk_name(self._instance_id, self._number + 1), pack_lines(chunk))
+            with self._guard:
+                del self._lines[: len(chunk)]
+            self._number += 1
+
+
+class Agent:
+    """One job on this machine.
+
+    Args:
+        job: What to run.
+        folder: Of the launch, in S3.
+        instance_id: This machine's.
+    """
+
+    def __init__(self, job: Job, folder: Folder, instance_id: str) -> None:
+        self.job, self.folder, self.instance_id = job, folder, instance_id
+        self.home = Path(job.home).expanduser()
+        ids = [node.instance_id for node in job.nodes]
+        self.rank = ids.index(instance_id)
+        self.shipper = Shipper(folder, instance_id)
+        self.cause: Cause = "ended"
+        self._started = time.monotonic()
+        self._asked_at: float | None = None
+        self._renewed_at = float("-inf")
+        self._over, self._is_shutting_down = threading.Event(), threading.Event()
+        self._command: Command | None = None
+
+    def run(self) -> Result:
+        """Run the verb to its end."""
+        signal.signal(signal.SIGTERM, lambda *_: self._is_shutting_down.set())
+        command = self._command = Command(self.argv(), environment=self.environment())
+        beating = threading.Thread(target=self._beat, name="beat")
+        beating.start()
+        try:
+            ended = command.run(self._log)
+        finally:
+            self._over.set()
+            beating.join()
+        insist(self.shipper.ship)
+        return Result(
+            code=ended.code,
+            cause=self.cause,
+            last_line=ended.last_line,
+            last_error=ended.last_error,
+            num_chunks=self.shipper.num_chunks,
+            seconds=round(time.monotonic() - self._started, 2),
+        )
+
+    def argv(self) -> list[str]:
+        """The verb's command line on this node."""
+        job, python = self.job, sys.executable
+        if job.processes is None:
+            return [python, "-m", "lumos", *job.arguments]
+        meeting = ["--standalone"]
+        if len(job.nodes) > 1:
+            meeting = [
+                *("--nnodes", str(len(job.nodes)), "--node-rank", str(self.rank)),
+                *("--master-addr", job.nodes[0].address),
+                *("--master-port", str(job.rendezvous_port)),
+            ]
+        return [
+            *(python, "-m", "torch.distributed.run", *meeting),
+            *("--nproc-per-node", str(job.processes), "-m", "lumos", *job.arguments),
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """The verb's variables; secrets are read here, and are in no file and no log."""
+        scratch = self.home / "tmp"
+        scratch.mkdir(parents=True, exist_ok=True)
+        given = {
+            "LUMOS_HOME": str(self.home),
+            "TMPDIR": str(scratch),
+            "AWS_REGION": self.job.region,
+            "AWS_DEFAULT_REGION": self.job.region,
+            **self.job.environment,
+            **read_secrets(self.job.secrets, self.job.region),
+        }
+        return child_environment(os.environ, given)
+
+    def ask(self, cause: Cause) -> None:
+        """Have the verb save and leave; the first cause counts."""
+        if self._asked_at is None and self._command is not None:
+            self.cause, self._asked_at = cause, time.monotonic()
+            self._log(logging.WARNING, f"asking the verb to save and leave: {_WHY[cause]}")
+            self._command.interrupt()
+
+    def _log(self, level: int, text: str) -> None:
+        self.shipper.add(level, text)
+        # SSM keeps the first 24,000 characters, for who looks there.
+        sys.stderr.write(f"{logging.getLevelName(level)} {text}\n")
+
+    def _beat(self) -> None:
+        while not self._over.wait(self.job.beat_seconds):
+            for each in (self._heartbeat, self.shipper.ship, self._renew, self._look_around):
+                try:
+                    each()
+                except Exception as error:  # storage or metadata that fails is tried again
+                    log.warning("%s: %s", each.__name__, error)
+
+    def _heartbeat(self) -> None:
+        self.folder.write(f"{self.instance_id}/{HEARTBEAT}", b"")
+
+    def _renew(self) -> None:
+        now = time.monotonic()
+        if now - self._renewed_at >= min(_RENEW_SECONDS, 4 * self.job.beat_seconds):
+            switch_off_in(ALIVE_MINUTES)
+            self._renewed_at = now
+
+    def _look_around(self) -> None:
+        """Whether the verb must go: it ran too long, Airflow says so, or the machine is taken."""
+        now = time.monotonic()
+        assert self._command is not None
+        if self._asked_at is not None:
+            if now - self._asked_at > _SAVE_SECONDS:
+                self._command.stop()
+        elif self._is_shutting_down.is_set():
+            self.ask("shutdown")
+        elif now - self._started > self.job.budget_seconds:
+            self.ask("budget")
+        elif metadata("spot/instance-action") is not None:
+            self.ask("spot")
+        elif self.folder.read(STOP) is not None:
+            self.ask("stop")
+
+
+_WHY: Mapping[Cause, str] = {
+    "budget": "its time is over",
+    "spot": "AWS takes this spot instance back in two minutes",
+    "stop": "Airflow wants it to end",
+    "shutdown": "this machine is shutting down",
+}
+
+
+def switch_off_in(minutes: int) -> None:
+    """Set the dead-man's switch anew; the new time replaces the old one."""
+    done = subprocess.run(
+        ["shutdown", "-h", f"+{minutes}"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        log.error("the dead-man's switch could not be set: %s", done.stderr.strip())
+
+
+def read_secrets(secrets: Mapping[str, str], region: str) -> dict[str, str]:
+    """Variables from AWS Secrets Manager, read with this machine's own role."""
+    if not secrets:
+        return {}
+    manager = boto3.client("secretsmanager", region_name=region)
+    found = {}
+    for name, secret in secrets.items():
+        try:
+            found[name] = manager.get_secret_value(SecretId=secret)["SecretString"]
+        except ClientError as error:
+            msg = (
+                f"the secret {secret} for {name} cannot be read by this machine's role "
+                f"({error.response['Error']['Code']}): allow secretsmanager:GetSecretValue, or "
+                "correct [secrets] in LUMOS_CLOUD"
+            )
+            raise RuntimeError(msg) from error
+    return found
+
+
+def insist(
+    act: Callable[[], Any], *, patience_seconds: float = _PATIENCE_SECONDS, pause: float = 0.5
+) -> None:
+    """Do it, again and again with growing pauses while it fails.
+
+    Raises:
+        Exception: The last one, after ``patience_seconds``.
+    """
+    until = time.monotonic() + patience_seconds
+    while True:
+        try:
+            act()
+        except Exception as error:
+            if time.monotonic() + pause > until:
+                raise
+            log.warning("trying again in %.1f s: %s", pause, error)
+            time.sleep(pause)
+            pause = min(2 * pause, 20.0)
+        else:
+            return
+
+
+def main(argv: list[str]) -> int:
+    """Run the job unless it runs or ran here already; returns the verb's exit code."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
+    )
+    uri, path = argv
+    job = Job.model_validate(json.loads(Path(path).read_text()))
+    folder = Folder(s3_client(job.region), uri.rsplit("/", 1)[0])
+    instance_id = metadata("instance-id") or ""
+    with Path(path).with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("this job runs here already: asked for twice, it runs once")
+            return 0
+        # Also once: a killed agent's verb may have left half-written files to another launch.
+        if not _claims(folder, instance_id):
+            log.warning("this job ran here already")
+            return 0
+        try:
+            result = _run(job, folder, instance_id)
+            data = result.model_dump_json().encode()
+            insist(lambda: folder.write(f"{instance_id}/{RESULT}", data))
+        finally:
+            switch_off_in(ENDED_MINUTES)
+    return result.code
+
+
+def _run(job: Job, folder: Folder, instance_id: str) -> Result:
+    """The job's result, whatever happens to this program."""
+    try:
+        return Agent(job, folder, instance_id).run()
+    except Exception as error:
+        log.exception("the agent failed")
+        why = f"the agent on {instance_id} failed: {error!r}"
+        return Result(code=1, cause="ended", last_line="", last_error=why)
+
+
+def _claims(folder: Folder, instance_id: str) -> bool:
+    try:
+        folder.create(f"{instance_id}/claim", uuid4().bytes)
+    except Conflict:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,412 @@
+"""A verb on EC2, under torchrun where it trains: launched, watched, concluded, ended.
+
+Each task has machines of its own, from its start to its end: none waits, at tens of dollars an
+hour, for a scheduler to go on. What happens is a walk over the states of a record in S3
+(:mod:`lumos_airflow.record`): ``launching -> booting -> running -> ended``, and from any of them
+``replacing -> launching`` when a machine is lost or taken back. A worker takes a step and hands
+over to the trigger; a retry, whoever died, reads the record and goes on from there.
+"""
+
+import datetime as dt
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from botocore.exceptions import BotoCoreError, ClientError
+
+from lumos.cloud import Cloud, Machine, read_cloud
+from lumos.host.folder import Conflict
+from lumos.host.job import JOB, Job, Lock, Node, Shipped
+from lumos.host.process import Ended
+from lumos.settings import Settings
+from lumos.verbs import BAD_INPUT, REFUSED, RESUME
+from lumos_airflow.hooks.code import ship
+from lumos_airflow.hooks.torchrun_ec2 import (
+    JOB as JOB_TAG,
+)
+from lumos_airflow.hooks.torchrun_ec2 import (
+    LAUNCH,
+    NOT_OVER,
+    TASK,
+    NoCapacity,
+    Refused,
+    TorchrunEc2Hook,
+)
+from lumos_airflow.operators.verb import VerbOperator
+from lumos_airflow.record import Book, End, Record, task_of
+from lumos_airflow.triggers.torchrun_ec2 import LaunchTrigger
+
+# A worker only takes steps, each of a few calls; the waits are the trigger's.
+_STEP_MINUTES = 30
+_MOST_CONFLICTS = 20
+
+
+class Ec2VerbOperator(VerbOperator):
+    """``python -m lumos VERB`` on an instance of its own.
+
+    Args:
+        hours: When the verb is asked to save and leave, from the task's start.
+    """
+
+    ui_color = "#f7ece0"
+
+    def __init__(self, *, hours: float, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(execution_timeout=dt.timedelta(minutes=_STEP_MINUTES), **kwargs)
+        self.hours = hours
+        self._record: Record | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Begin, or go on with what an earlier try began.
+
+        Raises:
+            AirflowFailException: What a retry cannot mend, in a sentence.
+            AirflowException: A fault worth a retry.
+        """
+        self.log.info("business date %s, recipe %s", self.date, self.recipe)
+        with self._told(context):
+            book, record = self._open(context)
+            if record.state == "ended" and not _is_final(record.end):
+                self.log.info("the try before ended with a fault: launching anew")
+                record = book.write(record.next_launch("the try before ended with a fault"))
+            return self._walk(context, book, record)
+
+    def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Called when the trigger saw something."""
+        with self._told(context):
+            book, record = self._open(context)
+            # An event of the past says nothing about what is there now.
+            if (event["launch"], event["state"]) == (record.launch, record.state):
+                try:
+                    record = self._take(book, record, event)
+                except Conflict:
+                    record = _read_again(book)
+            return self._walk(context, book, record)
+
+    def on_kill(self) -> None:
+        """Marked failed, cleared or terminated while a step is taken: end the instances."""
+        if self._record is not None:
+            self.log.warning("killed: ending the instances of job %s", self._record.key)
+            TorchrunEc2Hook(self._cloud).end(self._record)
+
+    @contextmanager
+    def _told(self, context: Context) -> Iterator[None]:
+        """Errors as sentences and as what Airflow makes of them; no machine waits for nobody."""
+        ti = context["ti"]
+        try:
+            yield
+        except Refused as error:
+            self._abandon()
+            raise AirflowFailException(str(error)) from error
+        except (ClientError, BotoCoreError, OSError) as error:
+            if ti.try_number > ti.max_tries:  # nobody will come back to it
+                self._abandon()
+            msg = f"AWS did not do what lumos {self.verb} needs: {error}"
+            raise AirflowException(msg) from error
+
+    def _abandon(self) -> None:
+        if self._record is not None:
+            try:
+                TorchrunEc2Hook(self._cloud).end(self._record)
+            except (ClientError, BotoCoreError, OSError, Refused) as error:
+                self.log.error(
+                    "the instances of job %s may still run, until their dead-man's switch or the "
+                    "DAG instance_reaper ends them: %s",
+                    self._record.key,
+                    error,
+                )
+
+    # -- the record
+
+    @cached_property
+    def _cloud(self) -> Cloud:
+        try:
+            return read_cloud(Settings.from_environment().cloud)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+
+    @cached_property
+    def _machine(self) -> Machine:
+        try:
+            return self._cloud.machine(self.verb)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+
+    def _open(self, context: Context) -> tuple[Book, Record]:
+        """The record of this task's generation; a new one if there is none."""
+        task, hook = task_of(context), TorchrunEc2Hook(self._cloud)
+        book = Book(hook.jobs, task.key)
+        record = book.read()
+        if record is not None:
+            self._record = record
+            self.log.info("going on with job %s, which is %s", task.key, record.state)
+            return book, record
+        verb_environment(Settings.from_environment(), self._cloud)  # refuses before it costs
+        wheels = ship(self._cloud, self._cloud.wheels)
+        now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+        record = Record(
+            key=task.key,
+            task_key=task.task_key,
+            run_key=task.run_key,
+            dag_id=task.dag_id,
+            run_id=task.run_id,
+            task_id=task.task_id,
+            deadline=now + dt.timedelta(hours=self.hours),
+            wheels=tuple(Shipped(uri=each.uri, sha256=each.sha256) for each in wheels),
+            lock_sha256=hashlib.sha256(self._cloud.lock.read_bytes()).hexdigest(),
+        )
+        try:
+            return book, book.write(record)
+        except Conflict:
+            return book, _read_again(book)
+
+    def _take(self, book: Book, record: Record, event: Mapping[str, Any]) -> Record:
+        """Write down what the trigger saw."""
+        what, why = event["what"], event["why"]
+        if what == "refused":
+            raise Refused(why)
+        if what == "online":
+            return self._send(book, record)
+        if what == "gone":
+            return book.write(record.next_launch(record.replaced[-1]))
+        if what == "ended":
+            return self._weigh(book, record, End.model_validate(event["end"]))
+        if what == "lost":
+            return self._weigh(book, record, End(code=-1, cause="lost", last_error=why))
+        if what == "late":
+            return book.write(record.but(state="ended", end=End(code=RESUME, cause="budget")))
+        return record
+
+    def _weigh(self, book: Book, record: Record, end: End) -> Record:
+        """Whether the launch was the last one, or must be replaced."""
+        if is_done(end):
+            return book.write(record.but(state="ended", end=end))
+        why = end.last_error if end.cause == "lost" else _WHY.get(end.cause, end.last_error)
+        if record.launch + 1 >= self._machine.launches:
+            message = f"{record.launch + 1} launches were lost or taken back, the last one: {why}"
+            lost = End(code=-1, cause="lost", last_error=message)
+            return book.write(record.but(state="ended", end=lost))
+        self.log.warning("launch %d is over (%s): another one goes on", record.launch, why)
+        return book.write(record.but(state="replacing", replaced=(*record.replaced, why)[-5:]))
+
+    # -- the steps
+
+    def _walk(self, context: Context, book: Book, record: Record) -> dict[str, Any]:
+        """Take steps until the trigger must wait for something, or all is over."""
+        hook = TorchrunEc2Hook(self._cloud)
+        for _ in range(_MOST_CONFLICTS):
+            self._record = record
+            try:
+                if record.state == "ended":
+                    return self._conclude(context, hook, record)
+                if record.state == "launching":
+                    record = self._launch(hook, book, record)
+                    continue
+                if record.state == "replacing":
+                    hook.end(record)
+                self._wait(record)
+            except Conflict:
+                # Delivered twice: whoever wrote first leads, and both go on from there.
+                record = _read_again(book)
+        msg = f"the record {book.folder.uri} changes all the time: another task writes it"
+        raise AirflowException(msg)
+
+    def _launch(self, hook: TorchrunEc2Hook, book: Book, record: Record) -> Record:
+        machine = self._machine
+        self._end_others(hook, record)
+        if record.first_asked is None:
+            record = book.write(record.but(first_asked=dt.datetime.now(dt.UTC)))
+            cost = machine.nodes * machine.hourly_usd
+            most = f"at most {self.hours:g} h and {cost * self.hours:,.0f} USD"
+            what = f"{machine.nodes} x {machine.instance_type} ({machine.market})"
+            self.log.info("starting %s for %s: job %s", what, most, record.key)
+        try:
+            ids = hook.launch(record, machine)
+        except NoCapacity as error:
+            self.log.info("no capacity, %s", error)
+            return self._ask_elsewhere(book, record)
+        self.log.info("launch %d: %s", record.launch, ", ".join(ids))
+        return book.write(record.but(state="booting", instance_ids=tuple(ids)))
+
+    def _ask_elsewhere(self, book: Book, record: Record) -> Record:
+        """Another zone at once; after the last one all of them again, later and later."""
+        record = book.write(record.but(attempt=record.attempt + 1))
+        if record.attempt % len(self._machine.subnets) == 0:
+            self._wait_for_capacity(record)
+        return record
+
+    def _wait_for_capacity(self, record: Record) -> NoReturn:
+        machine = self._machine
+        assert record.first_asked is not None
+        waited = dt.datetime.now(dt.UTC) - record.first_asked
+        if waited > dt.timedelta(hours=machine.capacity_hours):
+            msg = (
+                f"no zone had {machine.nodes} x {machine.instance_type} for "
+                f"{machine.capacity_hours:g} hours. Add subnets of other zones, take another "
+                "instance type, or reserve a capacity block (docs/aws.md)"
+            )
+            raise Refused(msg)
+        rounds = record.attempt // len(machine.subnets)
+        pause = min(machine.poll_seconds * 4 * 2 ** (rounds - 1), machine.poll_seconds * 60)
+        self.log.info("asking all zones again in %.0f s", pause)
+        self._wait(record, pause_seconds=pause)
+
+    def _end_others(self, hook: TorchrunEc2Hook, record: Record) -> None:
+        """End what is left of the task from before it was cleared, or of a launch given up."""
+        others = [
+            each
+            for each in hook.find({TASK: record.task_key}, states=NOT_OVER)
+            if (each.tags.get(JOB_TAG), each.tags.get(LAUNCH)) != (record.key, str(record.launch))
+        ]
+        if others:
+            ids = [each.instance_id for each in others]
+            self.log.info("ending %s, left from before", ", ".join(ids))
+            hook.terminate(ids)
+            self._wait(record, pause_seconds=2 * self._machine.poll_seconds)
+
+    def _send(self, book: Book, record: Record) -> Record:
+        """Write the job, which is written once a launch, and have it run."""
+        hook, machine = TorchrunEc2Hook(self._cloud), self._machine
+        folder = book.launch(record)
+        job = self._job(hook, record).model_dump_json(indent=1).encode()
+        try:
+            folder.create(JOB, job)
+        except Conflict:
+            written = folder.read(JOB)
+            assert written is not None
+            job = written.data
+        digest = hashlib.sha256(job).hexdigest()
+        command_id = hook.send(record, machine, f"{folder.uri}/{JOB}", digest)
+        self.log.info("command %s: lumos %s", command_id, shlex.join(self.arguments))
+        return book.write(record.but(state="running", command_id=command_id))
+
+    def _job(self, hook: TorchrunEc2Hook, record: Record) -> Job:
+        cloud, machine, settings = self._cloud, self._machine, Settings.from_environment()
+        found = hook.describe(record.instance_ids)
+        left = (record.deadline - dt.datetime.now(dt.UTC)).total_seconds()
+        return Job(
+            arguments=tuple(self.arguments),
+            processes=self.processes(machine),
+            nodes=tuple(
+                Node(instance_id=each, address=found[each].address if each in found else "")
+                for each in record.instance_ids
+            ),
+            rendezvous_port=machine.rendezvous_port,
+            wheels=record.wheels,
+            lock=Lock(path=machine.lock, sha256=record.lock_sha256),
+            environment=verb_environment(settings, cloud),
+            secrets=cloud.secrets,
+            home=machine.home,
+            region=cloud.region,
+            budget_seconds=max(left, 1.0),
+            beat_seconds=machine.poll_seconds,
+        )
+
+    def processes(self, machine: Machine) -> int | None:
+        """Ranks a node under torchrun; ``None``: without it."""
+        return None
+
+    def _wait(self, record: Record, *, pause_seconds: float = 0.0) -> NoReturn:
+        """Hand over to the trigger; whatever is needed to find the job again is written by now."""
+        later = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=pause_seconds)
+        self.defer(
+            trigger=LaunchTrigger(
+                record=record.model_dump(mode="json"),
+                cloud=self._cloud.model_dump(mode="json"),
+                machine=self._machine.model_dump(mode="json"),
+                not_before=later.isoformat(),
+            ),
+            method_name="resume",
+        )
+        raise AssertionError  # defer() never returns
+
+    def _conclude(self, context: Context, hook: TorchrunEc2Hook, record: Record) -> dict[str, Any]:
+        """End the machines first, then say how the verb ended."""
+        assert record.end is not None
+        hook.end(record)
+        end = record.end
+        if end.cause == "lost":
+            raise AirflowException(f"lumos {self.verb}: {end.last_error}")
+        if end.code and end.cause == "budget":
+            msg = (
+                f"lumos {self.verb} was not done after {self.hours:g} h and was asked to save and "
+                "leave. Clear the task to go on from its state, or give it more hours"
+            )
+            raise AirflowFailException(msg)
+        report = self.conclude(context, Ended(end.code, end.last_line, end.last_error))
+        if report.get("verb") != self.verb or report.get("date") != self.date:
+            msg = f"the report is of another verb or date: {json.dumps(report)[:300]}"
+            raise AirflowFailException(msg)
+        return report
+
+
+class TorchrunEc2Operator(Ec2VerbOperator):
+    """``torchrun -m lumos VERB``: as many ranks as the machine, or else the recipe, says."""
+
+    def processes(self, machine: Machine) -> int:
+        """Ranks a node."""
+        return machine.processes or self.recipe_processes()
+
+
+_WHY = {
+    "spot": "AWS took a spot instance back",
+    "shutdown": "the instance was shut down",
+    "ended": "the verb saved its state and left",
+}
+
+
+def is_done(end: End) -> bool:
+    """Whether a launch that ended so was the last one; else another one goes on from its state."""
+    if end.cause == "lost":
+        return False
+    if end.code in (0, BAD_INPUT, REFUSED) or end.cause in ("budget", "stop"):
+        return True
+    return end.code != RESUME and end.cause not in ("spot", "shutdown")
+
+
+def _is_final(end: End | None) -> bool:
+    """Whether a retry must say the same again, rather than try again."""
+    return end is not None and (end.code in (0, BAD_INPUT, REFUSED) or end.cause == "budget")
+
+
+def _read_again(book: Book) -> Record:
+    record = book.read()
+    assert record is not None
+    return record
+
+
+def verb_environment(settings: Settings, cloud: Cloud) -> dict[str, str]:
+    """What a verb on a rented machine needs to know of this deployment.
+
+    Raises:
+        Refused: Something of it cannot be reached from there.
+    """
+    if urlsplit(settings.lake).scheme in ("", "file"):
+        msg = f"LUMOS_LAKE={settings.lake} is on this host alone; give an s3:// address"
+        raise Refused(msg)
+    tracking = urlsplit(settings.mlflow_uri)
+    if tracking.scheme not in ("http", "https"):
+        msg = (
+            f"MLFLOW_TRACKING_URI={tracking.scheme}:... cannot be reached from a rented machine; "
+            "give the http(s):// address of a tracking server"
+        )
+        raise Refused(msg)
+    if tracking.password:
+        msg = (
+            "MLFLOW_TRACKING_URI holds a password, which would be written to S3: give it as "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD under [secrets] of LUMOS_CLOUD"
+        )
+        raise Refused(msg)
+    return {
+        "LUMOS_LAKE": settings.lake,
+        "LUMOS_RECIPE": settings.recipe,
+        "LUMOS_STATES": f"{cloud.root}/train",
+        "MLFLOW_TRACKING_URI": settings.mlflow_uri,
+        **cloud.environment,
+    }
