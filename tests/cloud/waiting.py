@@ -1,0 +1,22 @@
+"""Wait for what takes its time, and say what was waited for when it does not come."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(predicate: Callable[[], T], seconds: float = 10.0) -> T:
+    """The first true answer.
+
+    Raises:
+        AssertionError: There was none in time; shows the last answer.
+    """
+    deadline = time.monotonic() + seconds
+    while not (answer := predicate()):
+        if time.monotonic() > deadline:
+            msg = f"not within {seconds} s, the last answer was {answer!r}"
+            raise AssertionError(msg)
+        time.sleep(0.05)
+    return answer
