@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from lumos.config import explain
-from lumos.frozen import Config
+from lumos.frozen import Config, explain
 
 EXAMPLE = "docs/aws/cloud.toml"
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from lumos.calendar import CALENDAR_COLUMNS, has_holidays
 from lumos.forms import LossConfig, ModelConfig, TrainingConfig
-from lumos.frozen import Config
+from lumos.frozen import Config, explain
 
 # A recipe is written with imports from this module alone.
 __all__ = [
@@ -419,12 +419,3 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         raise ValueError(explain(error)) from error
-
-
-def explain(error: ValidationError) -> str:
-    """Pydantic's complaint in a sentence a person can act on."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'recipe'}: "
-        f"{item['msg'].removeprefix('Value error, ')}"
-        for item in error.errors()
-    )
