@@ -1,0 +1,243 @@
+"""A verb as a one-time run on Databricks: submitted, waited for without a worker, concluded.
+
+Databricks is asked for one run by an idempotency token, which names the task, its *generation*
+(another one once it was cleared) and the attempt. So a worker may die at any moment: the retry
+finds the run. A run that ended by a fault is left behind, and the next try is another attempt.
+"""
+
+import datetime as dt
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, NoReturn
+
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from lumos.cloud import Cloud, read_cloud
+from lumos.host.process import Ended
+from lumos.job import MARK, End, find_end
+from lumos.settings import Settings
+from lumos_airflow.hooks.code import ship
+from lumos_airflow.hooks.databricks import Run, RunGone, Runs
+from lumos_airflow.links.databricks import RUN_PAGE_URL, DatabricksRunLink
+from lumos_airflow.operators.verb import BAD_INPUT, REFUSED, VerbOperator
+from lumos_airflow.record import task_of
+from lumos_airflow.triggers.databricks import DatabricksRunTrigger
+from lumos_airflow.wheel_task import (
+    is_serverless,
+    judge,
+    sentence,
+    submission,
+    token,
+    verb_environment,
+)
+
+_STEP_MINUTES = 30  # a worker only takes steps; the waits are the trigger's
+_SPARE = dt.timedelta(minutes=30)  # Databricks ends a run by itself where Airflow is gone
+_FINAL = (0, BAD_INPUT, REFUSED)
+_LEVEL = re.compile(r"\b(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Which run is this task's now; ``deadline`` is ISO time with zone."""
+
+    number: int = 0
+    run_id: int | None = None
+    deadline: str = ""
+
+
+class DatabricksVerbOperator(VerbOperator):
+    """``lumos-job VERB`` as a ``python_wheel_task`` of a run of its own; always deferred.
+
+    Args:
+        hours: When the run is cancelled, from its submission.
+        needs_spark: Whether it gets ``databricks.cluster`` or ``databricks.small``.
+    """
+
+    ui_color = "#f7e4e0"
+    operator_extra_links = (DatabricksRunLink(),)
+
+    def __init__(
+        self,
+        *,
+        hours: float = 2,
+        needs_spark: bool = True,
+        **kwargs: Any,  # noqa: ANN401 - VerbOperator's own
+    ) -> None:
+        kwargs.setdefault("execution_timeout", dt.timedelta(minutes=_STEP_MINUTES))
+        super().__init__(**kwargs)
+        self.hours = hours
+        self.needs_spark = needs_spark
+        self._run_id: int | None = None
+        self._request: dict[str, Any] | None = None
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Submit a run, or go on with the one of an earlier try.
+
+        Raises:
+            AirflowFailException: What a retry cannot mend, in a sentence.
+            AirflowException: A fault worth a retry.
+        """
+        self.log.info("business date %s, recipe %s", self.date, self.recipe)
+        attempt = self._recall(context)
+        run = self._found(attempt) if attempt.run_id is not None else None
+        if attempt.run_id is not None and (run is None or self._is_spent(run)):
+            self.log.info("run %s of an earlier try ended by a fault: another", attempt.run_id)
+            attempt, run = Attempt(attempt.number + 1), None
+        while run is None:
+            attempt, run = self._submit(context, attempt)
+            # What this try knows of earlier ones may be lost; their tokens are not.
+            if self._is_spent(run) and attempt.number + 1 < context["ti"].try_number:
+                attempt, run = Attempt(attempt.number + 1), None
+        return self._walk(context, attempt, run)
+
+    def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Called when the trigger saw something."""
+        self._run_id, attempt = event["run_id"], self._recall(context)
+        if event["what"] == "refused":
+            raise AirflowException(event["why"])
+        run = self._runs.look(event["run_id"])
+        if event["what"] == "timeout" and (not run.is_over or run.result != "SUCCESS"):
+            msg = f"run {run.run_id} of lumos {self.verb} took longer than {self.hours:g} h"
+            raise AirflowException(f"{msg} and was cancelled: {event['why']}; see {run.url}")
+        return self._walk(context, attempt, run)
+
+    def on_kill(self) -> None:
+        """Marked failed, cleared or terminated while a step is taken: end the run."""
+        if self._run_id is None and self._request is not None:
+            # Killed while it was submitted: asking again tells the id, and starts no second one.
+            self._run_id = self._runs.submit(self._request)
+        if self._run_id is not None:
+            self.log.warning("killed: cancelling run %d", self._run_id)
+            self._runs.cancel(self._run_id)
+
+    def code_uris(self) -> list[str]:
+        """Where the compute finds the wheels, which are put there unless they are there."""
+        shipped = ship(self._cloud, self._cloud.wheels)
+        if is_serverless(self._cloud.databricks, needs_spark=self.needs_spark):
+            return self._runs.ship(shipped, self._cloud.wheels)
+        return [each.uri for each in shipped]
+
+    @cached_property
+    def _cloud(self) -> Cloud:
+        try:
+            return read_cloud(Settings.from_environment().cloud)
+        except ValueError as error:
+            raise AirflowFailException(str(error)) from error
+
+    @cached_property
+    def _runs(self) -> Runs:
+        return Runs(self._cloud.databricks_conn_id)
+
+    # -- one step
+
+    def _submit(self, context: Context, attempt: Attempt) -> tuple[Attempt, Run]:
+        environment = verb_environment(Settings.from_environment(), self._cloud)
+        task = task_of(context)
+        budget = dt.timedelta(hours=self.hours)
+        self._request = {
+            **submission(
+                self._cloud,
+                self.arguments,
+                environment=environment,
+                wheels=self.code_uris(),
+                needs_spark=self.needs_spark,
+            ),
+            "run_name": f"{task.dag_id}.{task.task_id} {self.date} {task.run_id}"[:4000],
+            "idempotency_token": token(f"{self._cloud.root} {task.key}", attempt.number),
+            "timeout_seconds": int((budget + _SPARE).total_seconds()),
+        }
+        self._run_id = self._runs.submit(self._request)
+        deadline = dt.datetime.now(dt.UTC).replace(microsecond=0) + budget
+        attempt = replace(attempt, run_id=self._run_id, deadline=deadline.isoformat())
+        self._remember(context, attempt)
+        run = self._runs.look(self._run_id)
+        self.log.info("lumos %s is run %d: %s", self.verb, run.run_id, run.url)
+        self.log.info("Databricks hands out a run's log at its end; read it live on that page")
+        return attempt, run
+
+    def _walk(self, context: Context, attempt: Attempt, run: Run) -> dict[str, Any]:
+        """Wait while it runs; repair it where Databricks was at fault; or conclude."""
+        self._run_id = run.run_id
+        for key in (RUN_PAGE_URL, DatabricksRunLink().xcom_key):
+            context["ti"].xcom_push(key, run.url)
+        if not run.is_over:
+            self._wait(attempt, run, None)
+        end, lines = self._end_of(run)
+        for line in lines:
+            level = _LEVEL.search(line[:40])
+            self.log.log(logging.getLevelName(level.group()) if level else logging.INFO, line)
+        verdict = judge(run, end)
+        if verdict == "theirs" and len(run.repair_ids) < self._cloud.databricks.repairs:
+            self.log.warning("%s; repairing it", sentence(run, self.verb))
+            self._wait(attempt, run, self._runs.repair(run))
+        if verdict == "done" and end is not None:
+            return self.conclude(context, Ended(end.code, end.last_line, end.last_error))
+        if verdict == "done":
+            msg = (
+                f"run {run.run_id} of lumos {self.verb} says success, but its output has no report"
+            )
+            raise AirflowFailException(f"{msg} of this verb, recipe and date; see {run.url}")
+        kind = AirflowFailException if verdict == "ours" else AirflowException
+        raise kind(f"{sentence(run, self.verb)}; see {run.url}")
+
+    def _wait(self, attempt: Attempt, run: Run, repair_id: int | None) -> NoReturn:
+        self.defer(
+            trigger=DatabricksRunTrigger(
+                conn_id=self._cloud.databricks_conn_id,
+                run_id=run.run_id,
+                repair_id=repair_id,
+                poll_seconds=self._cloud.databricks.poll_seconds,
+                deadline=attempt.deadline,
+            ),
+            method_name="resume",
+        )
+        raise AssertionError  # defer() never returns
+
+    # -- what is known
+
+    def _end_of(self, run: Run) -> tuple[End | None, list[str]]:
+        """What the verb said at its end, if it did, and the lines of its log."""
+        if run.task_run_id is None:
+            return None, []
+        output = self._runs.output(run.task_run_id)
+        logs, error = output.get("logs") or "", output.get("error") or ""
+        arguments = self.arguments
+        end = find_end(logs, arguments) or find_end(error, arguments)
+        lines = [line for line in logs.splitlines() if line.strip() and MARK not in line]
+        if output.get("logs_truncated"):
+            lines = ["(the beginning is cut: Databricks keeps the last 5 MB)", *lines]
+        if end is None and error:
+            lines.append(f"ERROR {error}")
+        return end, lines
+
+    def _found(self, attempt: Attempt) -> Run | None:
+        assert attempt.run_id is not None
+        try:
+            return self._runs.look(attempt.run_id)
+        except RunGone:
+            return None
+
+    def _is_spent(self, run: Run) -> bool:
+        """Whether it is over, and nothing can be had of it but another run."""
+        if not run.is_over:
+            return False
+        end, _ = self._end_of(run)
+        verdict = judge(run, end)
+        if verdict == "theirs":
+            return len(run.repair_ids) >= self._cloud.databricks.repairs
+        return verdict == "fault" or (end is not None and end.code not in _FINAL)
+
+    def _key(self, context: Context) -> str:
+        return f"databricks_run_{task_of(context).generation}"
+
+    def _recall(self, context: Context) -> Attempt:
+        known = context["task_state_store"].get(self._key(context))
+        return Attempt(**known) if isinstance(known, dict) else Attempt()
+
+    def _remember(self, context: Context, attempt: Attempt) -> None:
+        context["task_state_store"].set(self._key(context), asdict(attempt))
