@@ -7,12 +7,9 @@ process: moto's memory belongs to the process.
 """
 
 import contextlib
-import io
-import itertools
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 from unittest import mock
@@ -22,42 +19,29 @@ import psutil
 from botocore.config import Config
 from moto.core.base_backend import BackendDict
 from moto.ec2.responses import EC2Response
-from moto.moto_server.werkzeug_app import (
-    DomainDispatcherApplication,
-    MotoRequestHandler,
-    create_backend_app,
-)
 from moto.ssm.responses import SimpleSystemManagerResponse
-from werkzeug.serving import make_server
 
-from tests.cloud import imds, wire
 from tests.cloud.command import Command
-from tests.cloud.ec2 import HIDE, Ec2
-from tests.cloud.faults import AIRFLOW, NOBODY, TEST, Call, Faults, Rule
+from tests.cloud.ec2 import Ec2
+from tests.cloud.faults import AIRFLOW, TEST, Call, Faults
+from tests.cloud.front import KEYS, Front
 from tests.cloud.instance import Instance, World
 from tests.cloud.processes import History, Processes
 from tests.cloud.ssm import Ssm
 
-_KEYS = {"AKIAAIRFLOWAIRFLOW00": AIRFLOW, "AKIATESTTESTTEST0000": TEST}
-_KEY_OF = {caller: key for key, caller in _KEYS.items()}
 _JOB = "lumos:job"
-
-StartResponse = Callable[..., Any]
-
-
-class _Quiet(MotoRequestHandler):
-    def log(self, type: str, message: str, *args: Any) -> None:
-        """Not a line for each request."""
+_AN_IMAGE = {"Name": "name", "Values": ["amzn2-ami-hvm-2.0*"]}
 
 
 class Aws:
     """The server while the ``with`` lasts; at its end no process of any instance is left.
 
-    Attributes:
-        url: Of the one endpoint of all services.
-        calls: Everything asked of it, by whom.
-        faults: The plan; rules can be added at any time.
-        variables: Further environment variables of everything on instances started from now on.
+    Args:
+        folder: Each instance has its own folder in it.
+        faults: What goes wrong (default: nothing).
+        boot_seconds: From a launch until the instance runs.
+        agent_seconds: From then until it accepts commands.
+        region: Of everything.
     """
 
     def __init__(
@@ -69,34 +53,32 @@ class Aws:
         agent_seconds: float = 0.3,
         region: str = "us-east-1",
     ) -> None:
-        self.faults = faults or Faults()
-        self.calls: list[Call] = []
-        self._numbers = itertools.count(1)
-        self._processes = Processes()
-        self._history = History(self._processes)
-        self._world = World(folder, "", region, boot_seconds, agent_seconds, self._processes)
+        processes = Processes()
+        self._processes = processes
+        self._history = History(processes)
+        self._world = World(folder.resolve(), "", region, boot_seconds, agent_seconds, processes)
         self._ec2 = Ec2(self._world)
         self._ssm = Ssm(self._ec2.instances)
-        self._s3_writes = threading.Lock()
-        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._front = Front(faults or Faults(), self._ec2.instances)
+        self._boto = boto3.Session()
+        self._boto_lock = threading.Lock()
         self._network: dict[str, Any] | None = None
         self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         BackendDict.reset()
+        self._exit.callback(BackendDict.reset)
         for owner, service in ((EC2Response, self._ec2), (SimpleSystemManagerResponse, self._ssm)):
             for name, action in service.actions().items():
                 patch = mock.patch.object(owner, name, _method(action), create=True)
                 self._exit.enter_context(patch)
-        server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet)
-        self._world.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True, name="aws")
-        thread.start()
+        transformers = self._exit.enter_context(
+            mock.patch.dict(EC2Response.RESPONSE_KEY_PATH_TO_TRANSFORMER)
+        )
+        # moto: always pending. AWS: an answer that is repeated says the state of now.
+        del transformers["RunInstances.Reservation.Instances.Instance.State"]
+        self._world.url = self._exit.enter_context(self._front.serving())
         self._history.start()
-        self._exit.callback(BackendDict.reset)
-        self._exit.callback(server.server_close)
-        self._exit.callback(thread.join)
-        self._exit.callback(server.shutdown)
         self._exit.callback(self._history.stop)
         self._exit.callback(self._end_all)
         return self
@@ -108,6 +90,16 @@ class Aws:
     def url(self) -> str:
         """Of the one endpoint of all services."""
         return self._world.url
+
+    @property
+    def faults(self) -> Faults:
+        """The plan; rules can be added at any time."""
+        return self._front.faults
+
+    @property
+    def calls(self) -> list[Call]:
+        """Everything asked of it, by whom; each attempt of a client that retries is one."""
+        return self._front.calls
 
     @property
     def environment(self) -> dict[str, str]:
@@ -131,7 +123,7 @@ class Aws:
     def _environment(self, caller: str) -> dict[str, str]:
         return {
             "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": _KEY_OF[caller],
+            "AWS_ACCESS_KEY_ID": KEYS[caller],
             "AWS_SECRET_ACCESS_KEY": "nothing",
             "AWS_DEFAULT_REGION": self._world.region,
             "AWS_REGION": self._world.region,
@@ -141,14 +133,15 @@ class Aws:
 
     def client(self, service: str, *, caller: str = TEST, retries: int = 0) -> Any:
         """A boto3 client: the test's own, which no fault meets, or Airflow's with its faults."""
-        return boto3.client(
-            service,
-            endpoint_url=self.url,
-            region_name=self._world.region,
-            aws_access_key_id=_KEY_OF[caller],
-            aws_secret_access_key="nothing",
-            config=Config(retries={"total_max_attempts": retries + 1, "mode": "standard"}),
-        )
+        with self._boto_lock:  # clients may be used by several threads, but not made by them
+            return self._boto.client(
+                service,
+                endpoint_url=self.url,
+                region_name=self._world.region,
+                aws_access_key_id=KEYS[caller],
+                aws_secret_access_key="nothing",
+                config=Config(retries={"total_max_attempts": retries + 1, "mode": "standard"}),
+            )
 
     def network(self) -> dict[str, Any]:
         """What a launch needs: ``ami``, two ``subnets`` in two zones, and so on; made once."""
@@ -162,7 +155,7 @@ class Aws:
             iam.create_instance_profile(InstanceProfileName="lumos")
             iam.add_role_to_instance_profile(InstanceProfileName="lumos", RoleName="lumos-instance")
             self._network = {
-                "ami": ec2.describe_images()["Images"][0]["ImageId"],
+                "ami": ec2.describe_images(Filters=[_AN_IMAGE])["Images"][0]["ImageId"],
                 "subnets": [subnet["SubnetId"] for subnet in subnets],
                 "zones": [subnet["AvailabilityZone"] for subnet in subnets],
                 "security_group": group["GroupId"],
@@ -218,81 +211,7 @@ class Aws:
             instance.gone.wait(10)
             self._processes.end(instance.id, 0)
 
-    def _caller(self, key: str | None) -> str:
-        for instance in self.instances():
-            if instance.access_key == key:
-                return instance.id
-        return _KEYS.get(key or "", NOBODY)
-
-    def _answer(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path.startswith("/imds/"):
-            _, _, instance_id, rest = path.split("/", 3)
-            instance = self.instance(instance_id)
-            return _send(imds.answer(instance, "/" + rest.lstrip("/"), environ), start)
-        body = _body(environ)
-        environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-        environ.pop("HTTP_TRANSFER_ENCODING", None)
-        key, service = wire.credential(environ)
-        action, parameters = wire.request(environ, service, body)
-        call = Call(
-            next(self._numbers), service, action, self._caller(key), parameters, time.monotonic()
-        )
-        self.calls.append(call)
-        if self.faults.before and call.caller != TEST:
-            self.faults.before(call)
-        rule = self.faults.choose(call)
-        call.fault = rule.kind if rule else None
-        return self._execute(call, rule, environ, start)
-
-    def _execute(
-        self, call: Call, rule: Rule | None, environ: dict[str, Any], start: StartResponse
-    ) -> Iterable[bytes]:
-        kind = rule.kind if rule else None
-        if kind == "drop":
-            return _drop(environ)
-        if kind == "empty":
-            return _send(wire.nothing(call.action), start)
-        if kind in ("throttle", "capacity", "fail", "deny"):
-            return _send(wire.error(kind, call.service, environ), start)
-        if rule and kind == "slow":
-            time.sleep(rule.seconds)
-        environ[HIDE] = rule.first if rule and kind == "hide" else 0
-        started: list[Any] = []
-        # moto looks at the conditions of a write and then writes: two at once would both succeed.
-        is_write = call.service == "s3" and environ["REQUEST_METHOD"] not in ("GET", "HEAD")
-        with self._s3_writes if is_write else contextlib.nullcontext():
-            blocks = list(self._moto(environ, lambda *given: started.append(given)))
-        call.status = int(started[0][0].split()[0])
-        if self.faults.after and call.caller != TEST:
-            self.faults.after(call)
-        if kind == "lost-answer":
-            return _drop(environ)
-        start(*started[0][:2])
-        return blocks
-
 
 def _method(action: Callable[..., Any]) -> Callable[..., Any]:
     # moto looks for functions of the class; a bound method of ours would not be one.
     return lambda call: action(call)
-
-
-def _body(environ: Mapping[str, Any]) -> bytes:
-    if environ.get("HTTP_TRANSFER_ENCODING", "").lower() == "chunked":
-        return environ["wsgi.input"].read()
-    return environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-
-
-def _send(answer: wire.Answer, start: StartResponse) -> Iterable[bytes]:
-    status, content_type, body = answer
-    headers = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
-    if b"__type" in body:
-        headers.append(("x-amzn-errortype", body.split(b'"')[3].decode()))
-    start(f"{status} -", headers)
-    return [body]
-
-
-def _drop(environ: Mapping[str, Any]) -> Iterable[bytes]:
-    with contextlib.suppress(OSError):
-        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-    raise ConnectionResetError("dropped by the test's plan")

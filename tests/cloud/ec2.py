@@ -44,6 +44,7 @@ class Ec2:
         self._launched: dict[tuple[str, str], tuple[Any, Any]] = {}
         self._token_lock: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._hiding = Hiding()
+        self._lock = threading.RLock()
         self._moto = {name: getattr(EC2Response, name) for name in self.actions()}
 
     def actions(self) -> Mapping[str, Callable[..., ActionResult]]:
@@ -92,15 +93,15 @@ class Ec2:
         self._check(call)
         # moto launches MinCount, AWS as many of MaxCount as there is room for: here always room.
         call.params["MinCount"] = call._get_param("MaxCount", 1)
-        answer = self._moto["run_instances"](call)
-        reservation = answer.result
-        profile = reservation.instances[0].iam_instance_profile
-        for record in reservation.instances:
-            record.iam_instance_profile = profile  # moto gives it to the first one only
-            record.client_token = call._get_param("ClientToken")
-            market = call._get_param("InstanceMarketOptions.MarketType")
-            record.lifecycle = market  # moto says spot for capacity-block too
-            self.instances[record.id] = Instance(record, self._world)
+        with self._lock:  # until they are pending: moto makes them running
+            answer = self._moto["run_instances"](call)
+            records = answer.result.instances
+            for record in records:
+                record.iam_instance_profile = records[0].iam_instance_profile  # moto: its only one
+                record.client_token = call._get_param("ClientToken")
+                # moto says spot for a capacity-block too.
+                record.lifecycle = call._get_param("InstanceMarketOptions.MarketType")
+                self.instances[record.id] = Instance(record, self._world)
         return answer
 
     @staticmethod
@@ -138,7 +139,8 @@ class Ec2:
         raise EC2ClientError("IncorrectInstanceState", "StartInstances is not emulated")
 
     def _describe(self, call: Any) -> ActionResult:
-        answer = self._moto["describe_instances"](call)
+        with self._lock:
+            answer = self._moto["describe_instances"](call)
         asked = call._get_param("InstanceIds", [])
         shown = []
         for reservation in answer.result["Reservations"]:

@@ -4,11 +4,21 @@ import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote
+from xml.sax.saxutils import escape
 
 from tests.cloud.faults import Kind
 
 Answer = tuple[int, str, bytes]  # status, content type, body
-_S3_SUBRESOURCES = ("acl", "policy", "tagging", "versioning", "location", "encryption", "lifecycle")
+_S3_SUBRESOURCES = (
+    "acl",
+    "encryption",
+    "lifecycle",
+    "location",
+    "policy",
+    "publicAccessBlock",
+    "tagging",
+    "versioning",
+)
 
 
 def credential(environ: Mapping[str, Any]) -> tuple[str | None, str]:
@@ -41,7 +51,8 @@ def _s3(environ: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     parameters = {"Bucket": bucket, "Key": key, **{name: query[name][0] for name in query}}
     for name in _S3_SUBRESOURCES:
         if name in query:
-            return f"{method.title()}{name.title()}", parameters
+            kind = "Object" if key else "Bucket"
+            return f"{method.title()}{kind}{name[0].upper()}{name[1:]}", parameters
     if not bucket:
         return "ListBuckets", parameters
     return (_s3_object if key else _s3_bucket)(method, query, environ), parameters
@@ -49,6 +60,8 @@ def _s3(environ: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _s3_bucket(method: str, query: Mapping[str, Any], _environ: Mapping[str, Any]) -> str:
     if method == "GET":
+        if "uploads" in query:
+            return "ListMultipartUploads"
         return "ListObjectsV2" if "list-type" in query else "ListObjects"
     if method == "POST":
         return "DeleteObjects" if "delete" in query else "PostObject"
@@ -87,25 +100,37 @@ _ERRORS: dict[Kind, tuple[tuple[str, int], ...]] = {
         ("AccessDenied", 403),
     ),
 }
-_MESSAGE = "This call was made to fail by the test's plan."
 
 
 def error(kind: Kind, service: str, environ: Mapping[str, Any]) -> Answer:
-    """The error of a kind in the protocol of a service."""
-    json_protocol = "HTTP_X_AMZ_TARGET" in environ
-    column = 0 if service == "ec2" else 1 if service == "s3" else 2 if json_protocol else 3
-    code, status = _ERRORS[kind][column]
-    if json_protocol:
-        body = json.dumps({"__type": code, "message": _MESSAGE})
+    """The error of a kind in the words and the protocol of a service."""
+    code, status = _ERRORS[kind][_protocol(service, environ)]
+    return refusal(code, status, service, environ, "This call was made to fail by the test's plan.")
+
+
+def refusal(
+    code: str, status: int, service: str, environ: Mapping[str, Any], message: str
+) -> Answer:
+    """Any error in the protocol of a service."""
+    protocol = _protocol(service, environ)
+    if protocol == 2:
+        body = json.dumps({"__type": code, "message": message})
         return status, "application/x-amz-json-1.1", body.encode()
-    inner = f"<Code>{code}</Code><Message>{_MESSAGE}</Message>"
+    inner = f"<Code>{code}</Code><Message>{escape(message)}</Message>"
     body = (
         f"<Response><Errors><Error>{inner}</Error></Errors><RequestID>0</RequestID></Response>",
         f"<Error>{inner}<RequestId>0</RequestId></Error>",
         "",
         f"<ErrorResponse><Error><Type>Sender</Type>{inner}</Error></ErrorResponse>",
-    )[column]
+    )[protocol]
     return status, "text/xml", b"" if environ["REQUEST_METHOD"] == "HEAD" else body.encode()
+
+
+def _protocol(service: str, environ: Mapping[str, Any]) -> int:
+    """Which column of the table above."""
+    if "HTTP_X_AMZ_TARGET" in environ:
+        return 2
+    return {"ec2": 0, "s3": 1}.get(service, 3)
 
 
 _EMPTY_LISTS = {
