@@ -31,6 +31,7 @@ class Settings(BaseModel):
     platform: Literal["local", "aws"]
     mlflow_uri: str
     sql_root: Path
+    states: str | None = None
     cloud: Path | None = None
 
     @classmethod
@@ -42,15 +43,15 @@ class Settings(BaseModel):
         """
         given = os.environ if environment is None else environment
         home = Path(given.get("LUMOS_HOME") or ".lumos").absolute()
-        lake = given.get("LUMOS_LAKE") or str(home / "lake")
-        if "://" not in lake:
-            lake = str(Path(lake).absolute())
+        lake = _address(given.get("LUMOS_LAKE") or str(home / "lake"))
+        states = given.get("LUMOS_STATES")
         return cls(
             home=home,
-            lake=lake.rstrip("/"),
+            lake=lake,
             recipe=given.get("LUMOS_RECIPE") or "complete_journey",
             platform=given.get("LUMOS_PLATFORM") or "local",  # type: ignore[arg-type]
             mlflow_uri=given.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+            states=_address(states) if states else None,
             cloud=Path(given["LUMOS_CLOUD"]).absolute() if given.get("LUMOS_CLOUD") else None,
             sql_root=Path(given.get("LUMOS_SQL") or shipped_sql()).absolute(),
         )
@@ -63,6 +64,8 @@ class Settings(BaseModel):
         folders = {"LUMOS_HOME": self.home}
         if "://" not in self.lake:
             folders["LUMOS_LAKE"] = Path(self.lake)
+        if self.states and "://" not in self.states:
+            folders["LUMOS_STATES"] = Path(self.states)
         for variable, folder in folders.items():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -75,3 +78,8 @@ class Settings(BaseModel):
                     f"mend it, or set {variable} to another one"
                 )
         return ""
+
+
+def _address(text: str) -> str:
+    """A URI as it is, a path made absolute; neither ends in a slash."""
+    return (text if "://" in text else str(Path(text).absolute())).rstrip("/")

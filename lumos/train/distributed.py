@@ -31,6 +31,7 @@ class World:
     size: int = 1
     device: str = "cpu"
     has_bfloat16: bool = False
+    is_first_here: bool = True  # of the processes of this machine
 
     @property
     def is_first(self) -> bool:
@@ -119,7 +120,7 @@ def joined() -> Iterator[World]:
     _die_with_parent()
     dist.init_process_group("nccl" if has_cuda else "gloo", timeout=_PATIENCE)
     try:
-        yield World(int(os.environ["RANK"]), size, device, has_bfloat16)
+        yield World(int(os.environ["RANK"]), size, device, has_bfloat16, local_rank == 0)
     finally:
         dist.destroy_process_group()
 

@@ -23,6 +23,7 @@ from lumos.train.checkpoint import Checkpoint, save
 from lumos.train.distributed import StopSignal, World, joined
 from lumos.train.holdout import VALIDATION, best_epoch
 from lumos.train.machine import machine_metrics
+from lumos.train.mirror import Mirror, training_folder
 from lumos.train.prepare import Origins, Prepared, find_origins, pinned, prepare
 from lumos.train.training import OnEpoch, Training
 from lumos.train.validate import SPLITS, Judged, figures, judge
@@ -71,18 +72,16 @@ class _Job:
         self._request, self._inputs, self._origins = request, inputs, origins
         self._world = world
         self._fingerprint = ledger.fingerprint(request, inputs)
-        home = request.settings.home
-        self._folder = home / "train" / request.recipe.name / self._fingerprint
+        named = (request.settings, request.recipe, self._fingerprint)
+        self._folder, self._mirror = training_folder(*named), Mirror.of(*named)
 
     def run(self) -> Report:
         """Train, validate, register, enter in the ledger."""
         world, request = self._world, self._request
         prepared = prepare(request, self._inputs, self._origins, world)
-        if request.force and world.is_first:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        world.first_says(True)  # nobody looks for a state before it is gone
+        self._look_for_states()
         run = self._start_run(prepared) if world.is_first else None
-        training = Training(prepared, world, self._folder)
+        training = Training(prepared, world, self._folder, mirror=self._mirror)
         with StopSignal().listening() as stop:
             speed = training.run(stop, self._epoch_log(run))
         model = training.trained()
@@ -105,6 +104,28 @@ class _Job:
         folder = self._write(checkpoint, training, judged["time_split"], card)
         return self._record(prepared, run, run.register(folder, card), metrics)
 
+    def _look_for_states(self) -> None:
+        """Forget them all if forced; else see to it that each machine holds the newest."""
+        world, mirror = self._world, self._mirror
+        if self._request.force:
+            if world.is_first and mirror is not None:
+                mirror.remove()
+            if world.is_first_here:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            world.first_says(True)  # nobody looks for a state before it is gone
+        elif mirror is not None:
+            mirror.fetch(world)
+
+    def _forget_states(self) -> None:
+        """When they are of no more use; what stays behind costs a little storage, no run."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._mirror is None or not self._world.is_first:
+            return
+        try:
+            self._mirror.remove()
+        except OSError as error:
+            log.warning("remove what is left of the training states: %s", error)
+
     def _epoch_log(self, run: tracking.Run | None) -> OnEpoch:
         """What is logged after each epoch: its losses, and how busy this machine is."""
         device = self._world.device
@@ -123,7 +144,7 @@ class _Job:
             forecasts = part.forecasts
             if not (np.isfinite(forecasts.p).all() and np.isfinite(forecasts.given).all()):
                 rate = self._request.recipe.training.learning_rate
-                shutil.rmtree(self._folder, ignore_errors=True)
+                self._forget_states()
                 msg = (
                     f"the trained forecaster's forecasts of the {split} are not finite numbers; "
                     f"lower training.learning_rate={rate:g}. Nothing was registered"
@@ -207,7 +228,7 @@ class _Job:
             },
         )
         ledger.record(request, report, inputs=self._inputs, first_day=self._origins.first_day)
-        shutil.rmtree(self._folder)  # MLflow has all of it now
+        self._forget_states()  # MLflow has all of it now
         return report
 
 

@@ -21,9 +21,9 @@ from lumos.verbs import BadInput
 log = logging.getLogger(__name__)
 
 _FORMAT = 1
-_NAME, _SUFFIX = "state.json", ".safetensors"
+SEAL, _SUFFIX = "state.json", ".safetensors"
 _PREFIX = "state-"
-_KEPT = 2
+KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,16 @@ class State:
     tensors: Mapping[str, Mapping[str, Tensor]]
 
 
-def save_state(folder: Path, state: State, *, recipe: str) -> None:
+def save_state(folder: Path, state: State, *, recipe: str) -> Path:
     """Write the newest state of ``folder``, then drop all but it and the one before.
 
     Args:
         folder: Of one training.
         state: To write.
         recipe: Digest of the recipe that is trained.
+
+    Returns:
+        The state's own folder.
     """
     progress = state.progress
     name = f"{_PREFIX}{progress.epoch:05d}-{progress.step:07d}"
@@ -76,12 +79,13 @@ def save_state(folder: Path, state: State, *, recipe: str) -> None:
         for kind, tensors in state.tensors.items():
             save_tensors(draft / f"{kind}{_SUFFIX}", tensors)
         content = {"recipe": recipe, "kinds": list(state.tensors), "progress": asdict(progress)}
-        seal(draft, _NAME, content, version=_FORMAT)
+        seal(draft, SEAL, content, version=_FORMAT)
     # A damaged state, fallen back from, may claim to be newer.
-    kept = [path for path in _states(folder) if path.name <= name][-_KEPT:]
-    for other in _states(folder):
+    kept = [path for path in states(folder) if path.name <= name][-KEPT:]
+    for other in states(folder):
         if other not in kept:
             shutil.rmtree(other)
+    return folder / name
 
 
 def newest_state(folder: Path, *, recipe: str) -> State | None:
@@ -90,20 +94,39 @@ def newest_state(folder: Path, *, recipe: str) -> State | None:
     Raises:
         BadInput: All of them are damaged, or they are of another recipe.
     """
-    states = _states(folder)
-    for path in reversed(states):
+    found = states(folder)
+    for path in reversed(found):
         try:
             return _read(path, recipe)
         except Damaged as error:
             log.warning("the training state %s is damaged: %s", path, error)
-    if not states:
+    if not found:
         return None
     msg = f"no training state in {folder} can be used: all are damaged; --force begins anew"
     raise BadInput(msg)
 
 
+def check_state(path: Path) -> dict[str, Any]:
+    """What a state's seal says, once all of its files are found to be as they were saved.
+
+    Raises:
+        Damaged: They are not, or some are missing.
+    """
+    return unseal(path, SEAL, version=_FORMAT)
+
+
+def states(folder: Path) -> list[Path]:
+    """The states in a folder, oldest first; whole or damaged."""
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if is_state(path.name))
+
+
+def is_state(name: str) -> bool:
+    """Whether a folder is named like a state."""
+    return name.startswith(_PREFIX)
+
+
 def _read(path: Path, recipe: str) -> State:
-    content = unseal(path, _NAME, version=_FORMAT)
+    content = check_state(path)
     if content["recipe"] != recipe:
         msg = (
             f"the training state {path} is of another recipe (digest {content['recipe']}, now "
@@ -113,7 +136,3 @@ def _read(path: Path, recipe: str) -> State:
     tensors = {kind: load_tensors(path / f"{kind}{_SUFFIX}") for kind in content["kinds"]}
     progress = Progress(**content["progress"])
     return State(replace(progress, epochs=tuple(progress.epochs)), tensors)
-
-
-def _states(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{_PREFIX}*"))

@@ -28,16 +28,16 @@ from lumos.train.distributed import StopSignal, World
 from lumos.train.finite import absurd_activity, name_batch, not_finite
 from lumos.train.gradients import add_gradients, micro_batches
 from lumos.train.holdout import VALIDATION, Holdout, best_epoch, is_enough
+from lumos.train.mirror import Mirror
 from lumos.train.optim import Optimiser, rate_factor
 from lumos.train.prepare import Prepared
-from lumos.train.state import Progress, State, newest_state, save_state
+from lumos.train.saving import Saver
+from lumos.train.state import Progress, State, newest_state
 from lumos.verbs import RESUME, BadInput
 
 log = logging.getLogger(__name__)
 
 OnEpoch = Callable[[tuple[Mapping[str, float], ...]], None]
-# A long epoch of a large table must not be lost.
-SAVE_EVERY_SECONDS = 600.0
 
 
 @dataclass
@@ -65,8 +65,13 @@ class _Taken:
 class Training:
     """One process's part in training the forecaster."""
 
-    def __init__(self, prepared: Prepared, world: World, folder: Path) -> None:
-        """Build the forecaster, or take it up where the newest state in ``folder`` left it."""
+    def __init__(
+        self, prepared: Prepared, world: World, folder: Path, *, mirror: Mirror | None = None
+    ) -> None:
+        """Build the forecaster, or take it up where the newest state in ``folder`` left it.
+
+        With a ``mirror`` a state counts as saved once it is there too.
+        """
         self._prepared, self._world, self._folder = prepared, world, folder
         recipe, scaler = prepared.recipe, prepared.scaler
         self._config = recipe.training
@@ -85,7 +90,7 @@ class Training:
         self._best: dict[str, Tensor] = {}
         self._num_done, self._sums = 0, self._no_sums()
         self._taken: _Taken | None = None
-        self._saved_at = time.monotonic()
+        self._saver = Saver(folder, mirror, recipe=recipe.digest)
         self._is_stopped = False
         self._resume(newest_state(folder, recipe=recipe.digest))
         self._holdout = Holdout(prepared, world) if self._config.patience else None
@@ -153,7 +158,7 @@ class Training:
         if not self._world.agrees(self._num_done):
             msg = (
                 f"the processes found different training states in {self._folder}; all machines "
-                "of a training must share LUMOS_HOME"
+                "of a training must share LUMOS_HOME, or LUMOS_STATES"
             )
             raise BadInput(msg)
 
@@ -178,8 +183,7 @@ class Training:
         absurd = absurd_activity(ragged, prepared.recipe)
         parts = micro_batches(ragged, self._config.accumulate)
         batches = [self._batch(part) for part in parts]
-        is_late = time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS
-        asked = [stop.is_asked, bool(absurd), is_late and world.is_first]
+        asked = [stop.is_asked, bool(absurd), self._saver.is_due and world.is_first]
         counts_N = torch.stack([self.objective.counts(batch) for batch in batches]).sum(0)
         shared = world.sum(torch.cat([counts_N, counts_N.new_tensor(asked)]))
         counts_N = shared[: -len(asked)]
@@ -271,7 +275,6 @@ class Training:
 
     def _save(self) -> None:
         self._check_finite()
-        self._saved_at = time.monotonic()
         if not self._world.is_first:
             return
         tensors: dict[str, Mapping[str, Tensor]] = {
@@ -287,7 +290,7 @@ class Training:
             sums=tuple(self._sums.losses.tolist()),
             counts=tuple(self._sums.counts.tolist()),
         )
-        save_state(self._folder, State(where, tensors), recipe=self._prepared.recipe.digest)
+        self._saver.save(State(where, tensors), is_leaving=self._is_stopped)
 
     def _no_sums(self) -> _Sums:
         nothing = (0.0,) * len(self.objective.terms)
@@ -298,10 +301,12 @@ class Training:
 
     def _leave(self) -> None:
         # torchrun ends all processes once one has left: not before the state is on the disk.
-        self._world.first_says(True)
+        is_safe = self._world.first_says(self._saver.is_safe)
+        where = "saved" if is_safe else "on this machine's disk ONLY"
         log.warning(
-            "stopped by SIGTERM after %d steps; the state is saved and the same command goes on "
+            "stopped by SIGTERM after %d steps; the state is %s and the same command goes on "
             "from here",
             self._num_done,
+            where,
         )
         raise SystemExit(RESUME)

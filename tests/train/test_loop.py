@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,17 +22,7 @@ from lumos.train.loop import train
 from lumos.train.predict import forecast
 from lumos.verbs import RESUME, BadInput, GateRefused, Report, Request, TableWritten
 from tests.accio import small
-
-NUM_EPOCHS = 20
-CORE = str(min(os.sched_getaffinity(0)))
-CHANGES = {
-    "training.epochs": NUM_EPOCHS,
-    "training.batch_size": 8,
-    "training.learning_rate": 0.003,
-    "model.dropout": 0.0,
-    # Muon computes in bfloat16: it would round away what the comparisons ask for.
-    "training.matrices": "adamw",
-}
+from tests.train.command import CHANGES, NUM_EPOCHS, TORCHRUN, Command
 
 
 def request(at: Settings, recipe: Recipe, **fields: Any) -> Request:
@@ -62,46 +50,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Report]:
     """A lake trained by this process alone, undisturbed."""
     at = small.write_lake(tmp_path_factory.mktemp("alone"), small.users(60))
     return at, train(request(at, override(small.recipe(), CHANGES)))
-
-
-class Command:
-    """`lumos train` as a process, its stderr readable line by line."""
-
-    def __init__(self, at: Settings, *launcher: str) -> None:
-        changes = [f"--set={key}={value}" for key, value in CHANGES.items()]
-        one_core = () if launcher else ("taskset", "--cpu-list", CORE)
-        verb = ["-m", "lumos", "train", f"--recipe={small.RECIPE}", f"--date={small.AS_OF}"]
-        self.process = subprocess.Popen(
-            [*one_core, sys.executable, *launcher, *verb, *changes],
-            env={
-                **os.environ,
-                "LUMOS_HOME": str(at.home),
-                "LUMOS_LAKE": at.lake,
-                "MLFLOW_TRACKING_URI": at.mlflow_uri,
-            },
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-
-    def wait_for(self, text: str) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            if text in line:
-                return
-        pytest.fail(f"ended without saying {text!r}")
-
-    def end(self, number: int | None = None) -> tuple[int, str]:
-        """Its exit code and the rest of stderr, once every process that holds it is gone."""
-        if number is not None:
-            os.killpg(self.process.pid, number)
-        assert self.process.stderr
-        rest = self.process.stderr.read()
-        return self.process.wait(), rest
-
-
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 @pytest.fixture(scope="module")

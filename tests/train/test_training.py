@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lumos.config import Recipe
 from lumos.settings import Settings
+from lumos.train import saving
 from lumos.train import training as room
 from lumos.train.distributed import StopSignal, World
 from lumos.train.training import Training
@@ -94,10 +95,10 @@ def test_a_state_is_saved_inside_an_epoch_once_enough_time_has_passed(
 ) -> None:
     of = recipe(epochs=1)
     saved: list[int] = []
-    monkeypatch.setattr(room, "save_state", lambda *_, **__: saved.append(1))
+    monkeypatch.setattr(saving, "save_state", lambda *_, **__: saved.append(1))
     assert train(at, of, tmp_path).steps_per_epoch == 4
     assert len(saved) == 1
-    monkeypatch.setattr(room, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(saving, "SAVE_EVERY_SECONDS", 0.0)
     saved.clear()
     train(at, of, tmp_path)
     assert len(saved) == 4
