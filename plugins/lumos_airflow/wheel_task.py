@@ -14,6 +14,7 @@ from lumos_airflow.hooks.databricks import Run
 
 PACKAGE, ENTRY_POINT = "lumos", "lumos-job"
 _ENVIRONMENT_KEY = "lumos"
+_MOST_ERROR = 1000
 
 # done: the verb ended, and said how; ours: a person must change something; theirs: a repair may
 # help; fault: another run may.
@@ -133,9 +134,10 @@ def judge(run: Run, end: End | None) -> Verdict:
     return "ours" if run.code in _REMEDIES else "fault"
 
 
-def sentence(run: Run, verb: str) -> str:
-    """Why there is no end of the verb, and what to do about it."""
-    said = f": {run.message}" if run.message else ""
+def sentence(run: Run, verb: str, error: str) -> str:
+    """Why there is no end of the verb, and what to do about it; ``error`` is of its output."""
+    words = "; ".join(each.strip() for each in (run.message, error[:_MOST_ERROR]) if each.strip())
+    said = f": {words}" if words else ""
     told = f"run {run.run_id} of lumos {verb} on Databricks"
     if run.result == "CANCELED":
         return f"{told} was cancelled there{said}. To stop it for good, mark the task failed"

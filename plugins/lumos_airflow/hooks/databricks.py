@@ -152,10 +152,10 @@ class Runs:
             me = self._hook._do_api_call(_ME)["userName"]
             paths = []
             for each, path in zip(shipped, files, strict=True):
-                folder = f"/Workspace/Users/{me}/lumos/code/{each.sha256}"
+                folder = f"/Users/{me}/lumos/code/{each.sha256}"
                 self._hook._do_api_call(_MAKE_FOLDER, {"path": folder})
                 self._put(f"{folder}/{each.name}", path.read_bytes(), each.sha256)
-                paths.append(f"{folder}/{each.name}")
+                paths.append(f"/Workspace{folder}/{each.name}")  # as compute sees it
             return paths
 
     def _put(self, path: str, data: bytes, sha256: str) -> None:

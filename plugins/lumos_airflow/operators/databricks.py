@@ -167,13 +167,13 @@ class DatabricksVerbOperator(VerbOperator):
             context["ti"].xcom_push(key, run.url)
         if not run.is_over:
             self._wait(attempt, run, None)
-        end, lines = self._end_of(run)
+        end, lines, error = self._output(run)
         for line in lines:
             level = _LEVEL.search(line[:40])
             self.log.log(logging.getLevelName(level.group()) if level else logging.INFO, line)
-        verdict = judge(run, end)
+        verdict, why = judge(run, end), sentence(run, self.verb, error)
         if verdict == "theirs" and len(run.repair_ids) < self._cloud.databricks.repairs:
-            self.log.warning("%s; repairing it", sentence(run, self.verb))
+            self.log.warning("%s; repairing it", why)
             self._wait(attempt, run, self._runs.repair(run))
         if verdict == "done" and end is not None:
             return self.conclude(context, Ended(end.code, end.last_line, end.last_error))
@@ -183,7 +183,7 @@ class DatabricksVerbOperator(VerbOperator):
             )
             raise AirflowFailException(f"{msg} of this verb, recipe and date; see {run.url}")
         kind = AirflowFailException if verdict == "ours" else AirflowException
-        raise kind(f"{sentence(run, self.verb)}; see {run.url}")
+        raise kind(f"{why}; see {run.url}")
 
     def _wait(self, attempt: Attempt, run: Run, repair_id: int | None) -> NoReturn:
         self.defer(
@@ -200,10 +200,10 @@ class DatabricksVerbOperator(VerbOperator):
 
     # -- what is known
 
-    def _end_of(self, run: Run) -> tuple[End | None, list[str]]:
-        """What the verb said at its end, if it did, and the lines of its log."""
+    def _output(self, run: Run) -> tuple[End | None, list[str], str]:
+        """What the verb said at its end, if it did; the lines of its log; Databricks' error."""
         if run.task_run_id is None:
-            return None, []
+            return None, [], ""
         output = self._runs.output(run.task_run_id)
         logs, error = output.get("logs") or "", output.get("error") or ""
         arguments = self.arguments
@@ -211,9 +211,7 @@ class DatabricksVerbOperator(VerbOperator):
         lines = [line for line in logs.splitlines() if line.strip() and MARK not in line]
         if output.get("logs_truncated"):
             lines = ["(the beginning is cut: Databricks keeps the last 5 MB)", *lines]
-        if end is None and error:
-            lines.append(f"ERROR {error}")
-        return end, lines
+        return end, lines, error
 
     def _found(self, attempt: Attempt) -> Run | None:
         assert attempt.run_id is not None
@@ -226,7 +224,7 @@ class DatabricksVerbOperator(VerbOperator):
         """Whether it is over, and nothing can be had of it but another run."""
         if not run.is_over:
             return False
-        end, _ = self._end_of(run)
+        end, _, _ = self._output(run)
         verdict = judge(run, end)
         if verdict == "theirs":
             return len(run.repair_ids) >= self._cloud.databricks.repairs
