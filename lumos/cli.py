@@ -66,6 +66,13 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return number
 
 
+def _platform(text: str) -> str:
+    if text not in ("local", "aws"):
+        msg = f"{text!r} is neither local nor aws"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
 _DAYS = Flag(
     "days", _whole(1, 5000), None, "how many days, ending with --date (default: the recipe's)"
 )
@@ -78,7 +85,12 @@ VERBS: Mapping[str, Verb] = {
     "doctor": Verb(
         "lumos.doctor:doctor",
         "check Java, JARs, the lake, MLflow, the recipe, a port; says how to mend what is wrong",
-        (Flag("port", _whole(1, 65535), None, "a port that must be free, such as Airflow's 8080"),),
+        (
+            Flag(
+                "port", _whole(1, 65535), None, "a port that must be free, such as Airflow's 8080"
+            ),
+            Flag("platform", _platform, None, "local or aws (default: LUMOS_PLATFORM)"),
+        ),
         needs_date=False,
         needs_lake=False,  # it says itself what is wrong with the lake, and what else is
     ),

@@ -9,13 +9,13 @@ import shutil
 import socket
 import sqlite3
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.table import Table
 
+from lumos.finding import Finding
 from lumos.settings import Settings
 from lumos.verbs import BadInput, Report, Request
 
@@ -23,20 +23,6 @@ _PYTHON = (3, 11)
 _LEAST_FREE_GIB = 5
 _ANSWER_SECONDS = 1.5
 _USUAL_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check saw; ``remedy`` is empty where all is well."""
-
-    check: str
-    seen: str
-    remedy: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing needs to be done."""
-        return not self.remedy
 
 
 def doctor(request: Request) -> Report:
@@ -59,18 +45,23 @@ def doctor(request: Request) -> Report:
 
 
 def examine(request: Request) -> list[Finding]:
-    """Run every check."""
+    """Run every check of the platform: on AWS, Spark's Java and JARs are not this machine's."""
     settings, port = request.settings, request.options["port"]
+    platform_name = request.options.get("platform") or settings.platform
     findings = [
         check_python(sys.version_info[:2]),
-        check_java(),
-        check_jars(settings),
         check_lake(settings),
         check_disk(settings),
         check_mlflow(settings),
         check_recipe(request),
         Finding("platform", f"LUMOS_PLATFORM={settings.platform}"),
     ]
+    if platform_name == "aws":
+        from lumos.cloudcheck.deployment import examine_aws
+
+        findings += examine_aws(settings)
+    else:
+        findings[1:1] = [check_java(), check_jars(settings)]
     return [*findings, check_port(port)] if port else findings
 
 
