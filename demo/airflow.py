@@ -196,7 +196,12 @@ class LocalAirflow(AirflowClient):
         return path, lines
 
     def _environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        kept = {name: value for name, value in given.items() if not name.startswith("AIRFLOW")}
+        kept = {
+            name: value
+            for name, value in given.items()
+            # Another Airflow's settings would be none of ours; its connections are.
+            if not name.startswith("AIRFLOW") or name.startswith("AIRFLOW_CONN_")
+        }
         paths = [str(REPOSITORY), *filter(None, [kept.get("PYTHONPATH")])]
         settings = {
             "CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),

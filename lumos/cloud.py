@@ -64,7 +64,7 @@ class Machine(Config):
     capacity_hours: float = Field(12, gt=0, le=168)
     boot_minutes: int = Field(20, ge=1, le=120)
     launches: int = Field(20, ge=1, le=100)
-    poll_seconds: float = Field(15, ge=1, le=300)
+    poll_seconds: float = Field(15, ge=0.1, le=300)
     tags: Mapping[str, str] = Field(default_factory=dict)
     python: PlainPath = "/opt/lumos/venv/bin/python"
     lock: PlainPath = "/opt/lumos/requirements.txt"
@@ -92,7 +92,7 @@ class Databricks(Config):
     cluster: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] | None = None
     small: Mapping[str, Any] | None = None
-    poll_seconds: float = Field(30, ge=1, le=600)
+    poll_seconds: float = Field(30, ge=0.1, le=600)
     repairs: int = Field(2, ge=0, le=10)
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 from gym_world import raw  # noqa: E402
 
+import tests.airflow_home  # noqa: E402, F401 - before anything imports Airflow
 from lumos.cli import VERBS, run  # noqa: E402
 from lumos.recipes import load  # noqa: E402
 from lumos.settings import Settings  # noqa: E402

@@ -101,6 +101,8 @@ class Ec2:
                 record.client_token = call._get_param("ClientToken")
                 # moto says spot for a capacity-block too.
                 record.lifecycle = call._get_param("InstanceMarketOptions.MarketType")
+                # AWS: each has an address of its own in its subnet. Here they share this machine's.
+                record.nics[0].private_ip_address = "127.0.0.1"
                 self.instances[record.id] = Instance(record, self._world)
         return answer
 

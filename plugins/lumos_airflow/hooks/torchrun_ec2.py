@@ -296,11 +296,11 @@ class TorchrunEc2Hook:
     def _client(self, service: str) -> Any:  # noqa: ANN401
         period = int(time.monotonic() // _CLIENT_SECONDS)
         with sentences(self.cloud, f"use the connection {self.cloud.aws_conn_id}"):
-            return _shared_client(service, self.cloud.aws_conn_id, self.cloud.region, period)
+            return shared_client(service, self.cloud.aws_conn_id, self.cloud.region, period)
 
 
 @lru_cache(maxsize=32)
-def _shared_client(service: str, conn_id: str, region: str, _period: int) -> Any:  # noqa: ANN401
+def shared_client(service: str, conn_id: str, region: str, _period: int) -> Any:  # noqa: ANN401
     """A client for all tasks and triggers of a process: each takes megabytes and 0.1 s to make.
 
     Made anew every quarter of an hour, so that changed credentials are taken up.

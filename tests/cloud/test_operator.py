@@ -1,0 +1,449 @@
+"""The EC2 operator on machines that really run, around a verb that does as it is told."""
+
+import asyncio
+import datetime as dt
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+from lumos_airflow.hooks.torchrun_ec2 import TorchrunEc2Hook
+from lumos_airflow.operators.torchrun_ec2 import Ec2VerbOperator, TorchrunEc2Operator
+from lumos_airflow.triggers.torchrun_ec2 import LaunchTrigger
+
+from lumos.cloud import read_cloud
+from lumos.host.folder import Folder
+from tests.cloud.aws import Aws
+from tests.cloud.deployment import (
+    BUCKET,
+    DATE,
+    TaskInstance,
+    build_wheel,
+    cloud_file,
+    context,
+    drive,
+    entered,
+    fire,
+    stand_in_wheel,
+)
+from tests.cloud.faults import Call, Rule
+from tests.cloud.waiting import eventually
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    return stand_in_wheel(build_wheel(folder / "real"), folder)
+
+
+@pytest.fixture
+def machine() -> dict[str, Any]:
+    """What a test wants its machine to be."""
+    return {"market": "spot"}
+
+
+@pytest.fixture
+def aws(tmp_path: Path, wheel: Path, machine: dict, monkeypatch) -> Iterator[Aws]:
+    with Aws(tmp_path / "cloud", boot_seconds=0.1, agent_seconds=0.1) as aws:
+        aws.minute_seconds = 2.0
+        path = cloud_file(aws, tmp_path, [wheel], machine=machine)
+        with entered(aws, path, monkeypatch):
+            aws.states = tmp_path / "states"  # type: ignore[attr-defined]
+            yield aws
+            # The last promise of every test here.
+            eventually(lambda: not aws.alive(), 15)
+            assert all(most == 1 for most in aws.most_running("lumos (train|score)").values())
+
+
+def verb(*do: str, hours: float = 1.0, kind: type = Ec2VerbOperator, name: str = "score") -> Any:
+    """Makes the operator of a verb that is told what to do."""
+
+    def make() -> Ec2VerbOperator:
+        return kind(
+            task_id=name,
+            verb=name,
+            date=DATE,
+            recipe="complete_journey",
+            overrides=json.dumps([f"do={each}" for each in do]),
+            hours=hours,
+            retries=2,
+        )
+
+    return make
+
+
+def deferred(make: Callable[[], Any], ti: TaskInstance, event: dict | None = None) -> TaskDeferred:
+    """One worker's step, that must end in handing over to the trigger."""
+    operator = make()
+    step = operator.execute if event is None else partial(operator.resume, event=event)
+    with pytest.raises(TaskDeferred) as caught:
+        step(context(ti, operator))
+    return caught.value
+
+
+def running(make: Callable[[], Any], ti: TaskInstance) -> TaskDeferred:
+    """Until the command was sent."""
+    return deferred(make, ti, fire(deferred(make, ti)))
+
+
+def actions(aws: Aws, action: str) -> list[Call]:
+    return [call for call in aws.calls if call.action == action]
+
+
+# -- one run
+
+
+def test_the_report_of_the_first_rank_comes_back_and_the_machine_goes(aws):
+    make = verb(kind=TorchrunEc2Operator, name="train")
+    report = drive(make, TaskInstance())
+    assert (report["verb"], report["rank"], report["ranks"]) == ("train", "0", "2")
+    assert [instance.state for instance in aws.instances()] != ["running"]
+
+
+def test_every_line_of_the_log_arrives_once_and_in_order(aws, capsys):
+    drive(verb("lines:5000"), TaskInstance(task_id="score"))
+    said = re.findall(r"stand-in: line (\d+)", capsys.readouterr().out)
+    assert said == [str(number) for number in range(5000)]
+
+
+@pytest.mark.parametrize(("code", "says"), [(2, "bad input"), (3, "refused")])
+def test_a_verb_that_a_retry_cannot_mend_is_not_retried(aws, code, says):
+    with pytest.raises(AirflowFailException, match=f"{says}.*the sentence for people"):
+        drive(verb(f"exit:{code}"), TaskInstance())
+    # Also where the worker died before it could say so.
+    with pytest.raises(AirflowFailException, match=says):
+        drive(verb(f"exit:{code}"), TaskInstance(try_number=2))
+    assert len(aws.instances()) == 1
+
+
+def test_a_fault_is_tried_again_on_another_machine(aws):
+    with pytest.raises(AirflowException, match=r"exit code 1: .*the sentence for people") as caught:
+        drive(verb("exit:1"), TaskInstance())
+    assert type(caught.value) is AirflowException
+    assert drive(verb(), TaskInstance(try_number=2))["verb"] == "score"
+    assert len(aws.instances()) == 2
+
+
+def test_an_end_without_a_report_is_no_success(aws):
+    with pytest.raises(AirflowFailException, match="'not JSON at all'"):
+        drive(verb("chatter"), TaskInstance())
+
+
+def test_a_verb_sees_its_deployment_and_nothing_of_airflow(aws, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "secret")
+    seen = drive(verb("environment"), TaskInstance())["environment"]
+    assert seen["LUMOS_LAKE"] == f"s3://{BUCKET}/lake"
+    assert seen["LUMOS_STATES"] == f"s3://{BUCKET}/lumos/train"
+    assert not any(name.startswith("AIRFLOW") for name in seen)
+
+
+# -- retries, clears, workers that die
+
+
+def test_a_success_that_nobody_wrote_down_is_not_computed_again(aws):
+    first = drive(verb(), TaskInstance())
+    assert drive(verb(), TaskInstance(try_number=2)) == first
+    assert len(aws.instances()) == 1
+
+
+def test_a_cleared_task_begins_anew_and_ends_what_ran_before(aws):
+    running(verb("hang"), TaskInstance())
+    (old,) = aws.alive()
+    # Airflow raises max_tries when a task is cleared.
+    assert drive(verb(), TaskInstance(try_number=2, max_tries=3))["verb"] == "score"
+    assert len(aws.instances()) == 2
+    assert old.state == "terminated"
+
+
+def test_a_retry_goes_on_with_the_machine_that_boots_and_the_command_that_runs(aws):
+    deferred(verb("work"), TaskInstance())
+    running(verb("work"), TaskInstance(try_number=2))
+    waiting = deferred(verb("work"), TaskInstance(try_number=3))
+    assert waiting.trigger.record.state == "running"
+    assert (len(aws.instances()), len(aws.commands())) == (1, 1)
+    Folder(aws.client("s3"), f"s3://{BUCKET}/lumos/jobs/{waiting.trigger.record.key}/000").write(
+        "stop", b""
+    )
+    assert fire(waiting)["end"]["code"] == 75
+    asyncio.run(waiting.trigger.on_kill())
+
+
+@pytest.mark.parametrize("action", ["RunInstances", "SendCommand"])
+def test_an_answer_that_a_dying_worker_never_got_starts_nothing_twice(aws, action):
+    fault = Rule("lost-answer", action=action, times=9, caller="airflow")
+    aws.faults.add(fault)
+    with pytest.raises(AirflowException):  # after botocore's own eight attempts
+        drive(verb("work"), TaskInstance())
+    aws.faults.remove(fault)
+    eventually(lambda: aws.most_running("lumos score") if action == "SendCommand" else True)
+    again = running(verb("work"), TaskInstance(try_number=2))
+    assert len(aws.instances()) == 1
+    asyncio.run(again.trigger.on_kill())
+
+
+def test_a_task_delivered_twice_runs_once(aws):
+    reports: list[dict] = []
+
+    def work() -> None:
+        reports.append(drive(verb("lines:10"), TaskInstance()))
+
+    twins = [threading.Thread(target=work) for _ in range(2)]
+    for twin in twins:
+        twin.start()
+    for twin in twins:
+        twin.join()
+    assert reports[0] == reports[1]
+    assert len({claim.parameters["Key"] for claim in claims(aws)}) == 1
+
+
+def claims(aws: Aws) -> list[Call]:
+    return [
+        call
+        for call in actions(aws, "PutObject")
+        if call.parameters["Key"].endswith("/claim") and call.status == 200
+    ]
+
+
+# -- machines that are lost
+
+
+def test_a_spot_instance_taken_back_saves_first_and_another_one_goes_on(aws, capsys):
+    def take_back(waiting: TaskDeferred) -> None:
+        if waiting.trigger.record.state == "running" and waiting.trigger.record.launch == 0:
+            (instance,) = aws.alive()
+            eventually(lambda: is_working(aws, instance.id))
+            aws.interrupt(instance.id, 5)
+
+    report = drive(verb("work"), TaskInstance(), at_defer=take_back)
+    assert report["verb"] == "score"
+    assert len(aws.instances()) == 2
+    said = capsys.readouterr().out
+    assert "AWS takes this spot instance back in two minutes" in said
+    assert "launch 0 is over (AWS took a spot instance back)" in said
+
+
+def is_working(aws: Aws, instance_id: str) -> bool:
+    log = aws.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="lumos/jobs/").get("Contents", ())
+    bodies = (
+        aws.client("s3").get_object(Bucket=BUCKET, Key=each["Key"])["Body"].read()
+        for each in log
+        if f"{instance_id}/log-" in each["Key"]
+    )
+    return any(b"working" in body for body in bodies)
+
+
+@pytest.mark.parametrize("state", ["booting", "running"])
+def test_a_machine_that_dies_is_replaced(aws, state):
+    def die(waiting: TaskDeferred) -> None:
+        record = waiting.trigger.record
+        if record.state == state and record.launch == 0:
+            aws.crash(record.instance_ids[0])
+
+    assert drive(verb("lines:5"), TaskInstance(), at_defer=die)["verb"] == "score"
+    assert len(aws.instances()) == 2
+
+
+def test_a_command_that_is_killed_on_a_live_machine_is_found_out(aws):
+    def kill(waiting: TaskDeferred) -> None:
+        record = waiting.trigger.record
+        if record.state == "running" and record.launch == 0:
+            aws.client("ssm").cancel_command(CommandId=record.command_id)
+
+    assert drive(verb("lines:5"), TaskInstance(), at_defer=kill)["verb"] == "score"
+    assert len(aws.instances()) == 2
+
+
+@pytest.mark.parametrize("machine", [{"launches": 2}])
+def test_machines_are_not_replaced_for_ever(aws):
+    def die(waiting: TaskDeferred) -> None:
+        if waiting.trigger.record.state == "booting":
+            aws.crash(waiting.trigger.record.instance_ids[0])
+
+    with pytest.raises(AirflowException, match="2 launches were lost or taken back"):
+        drive(verb(), TaskInstance(), at_defer=die)
+
+
+def test_an_ec2_that_forgets_instances_for_a_while_does_not_make_us_start_others(aws):
+    aws.faults.add(Rule("empty", action="DescribeInstances", nth=range(2, 6), caller="airflow"))
+    assert drive(verb(), TaskInstance())["verb"] == "score"
+    assert len(aws.instances()) == 1
+
+
+# -- capacity, throttling, rights
+
+
+def test_another_zone_is_asked_where_one_has_no_capacity(aws):
+    first, second = aws.network()["subnets"]
+    aws.faults.add(Rule("capacity", action="RunInstances", where={"SubnetId": first}))
+    assert drive(verb(), TaskInstance())["verb"] == "score"
+    asked = [call.parameters["SubnetId"] for call in actions(aws, "RunInstances")]
+    assert asked[-1] == second
+
+
+def test_all_zones_are_asked_again_later(aws):
+    aws.faults.add(Rule("capacity", action="RunInstances", times=10))
+    assert drive(verb(), TaskInstance())["verb"] == "score"
+
+
+@pytest.mark.parametrize("machine", [{"capacity_hours": 0.0001}])
+def test_capacity_is_not_waited_for_without_end(aws):
+    aws.faults.add(Rule("capacity", action="RunInstances"))
+    with pytest.raises(AirflowFailException, match=r"no zone had 1 x p4d\.24xlarge for"):
+        drive(verb(), TaskInstance())
+
+
+def test_throttling_of_any_call_is_lived_through(aws):
+    aws.faults.add(Rule("throttle", probability=0.25))
+    assert drive(verb("lines:20"), TaskInstance())["verb"] == "score"
+
+
+@pytest.mark.parametrize(
+    ("service", "action", "says"),
+    [
+        ("ec2", "RunInstances", "docs/aws/airflow-policy.json"),
+        ("ssm", "SendCommand", "docs/aws/airflow-policy.json"),
+    ],
+)
+def test_a_right_that_is_missing_is_named_and_costs_nothing(aws, service, action, says):
+    aws.faults.add(Rule("deny", service, action, caller="airflow"))
+    with pytest.raises(AirflowFailException, match=says):
+        drive(verb(), TaskInstance())
+
+
+@pytest.mark.parametrize("machine", [{"ami": "ami-0123456789abcdef0"}])
+def test_an_image_that_is_not_there_is_named(aws):
+    with pytest.raises(AirflowFailException, match=r"ami-0123456789abcdef0.*LUMOS_CLOUD"):
+        drive(verb(), TaskInstance())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("LUMOS_CLOUD", "", "LUMOS_PLATFORM=aws needs LUMOS_CLOUD"),
+        ("LUMOS_LAKE", "/tmp/lake", "is on this host alone"),
+        ("MLFLOW_TRACKING_URI", "sqlite:////tmp/m.db", "cannot be reached from a rented machine"),
+        ("MLFLOW_TRACKING_URI", "http://me:word@host", "holds a password"),
+    ],
+)
+def test_what_a_machine_could_not_reach_is_refused_before_it_costs(
+    aws, monkeypatch, name, value, says
+):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(AirflowFailException, match=says) as caught:
+        drive(verb(), TaskInstance())
+    assert "word" not in str(caught.value).replace("password", "").replace("PASSWORD", "")
+    assert aws.instances() == []
+
+
+# -- time, kills, and nobody left to look
+
+
+def test_a_verb_out_of_time_saves_and_is_not_tried_again(aws):
+    with pytest.raises(AirflowFailException, match=r"not done after 0\.001 h"):
+        drive(verb("work", hours=0.001), TaskInstance())
+    assert len(aws.instances()) == 1
+
+
+def test_killing_a_deferred_task_ends_its_machine_and_all_that_ran_there(aws):
+    waiting = running(verb("hang"), TaskInstance())
+    (instance,) = aws.alive()
+    eventually(lambda: aws.most_running("lumos score"))
+    asyncio.run(waiting.trigger.on_kill())
+    eventually(lambda: not aws.processes(instance.id))
+
+
+def test_killing_a_task_amid_a_step_ends_its_machine(aws):
+    deferred(verb("hang"), TaskInstance())
+    operator = verb("hang")()
+    with pytest.raises(TaskDeferred):
+        operator.execute(context(TaskInstance(), operator))
+    operator.on_kill()
+
+
+def test_a_machine_that_nobody_asks_for_any_more_switches_itself_off_after_its_verb(aws):
+    running(verb("lines:3"), TaskInstance())
+    (instance,) = aws.alive()
+    eventually(lambda: instance.state == "terminated", 20)
+    assert instance.why == "shutdown"
+
+
+def test_a_machine_whose_agent_is_gone_switches_itself_off(aws):
+    aws.minute_seconds = 0.5
+    waiting = running(verb("hang"), TaskInstance())
+    (instance,) = aws.alive()
+    eventually(lambda: aws.most_running("lumos score"))
+    aws.client("ssm").cancel_command(CommandId=waiting.trigger.record.command_id)
+    eventually(lambda: instance.state == "terminated", 20)
+    assert instance.why == "shutdown"
+
+
+def test_a_machine_that_nobody_ever_used_switches_itself_off(aws):
+    aws.minute_seconds = 0.05
+    deferred(verb(), TaskInstance())
+    (instance,) = aws.instances()
+    eventually(lambda: instance.state == "terminated", 20)
+    assert instance.why == "shutdown"
+
+
+# -- the code
+
+
+def test_a_wheel_that_was_changed_on_its_way_is_refused(aws):
+    def tamper(waiting: TaskDeferred) -> None:
+        (shipped,) = waiting.trigger.record.wheels
+        key = shipped.uri.removeprefix(f"s3://{BUCKET}/")
+        aws.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"something else")
+
+    with pytest.raises(AirflowFailException, match=r"has SHA-256 .* and the job names"):
+        drive(verb(), TaskInstance(), at_defer=tamper)
+
+
+def test_an_image_of_another_lock_is_refused(aws, tmp_path):
+    def change(_: TaskDeferred) -> None:
+        (tmp_path / "requirements.txt").write_text("numpy==0")
+
+    with pytest.raises(AirflowFailException, match="the image was made from another"):
+        drive(verb(), TaskInstance(), at_defer=change)
+
+
+@pytest.mark.parametrize("machine", [{"nodes": 2, "processes": 1}])
+def test_several_nodes_train_as_one(aws):
+    report = drive(verb(kind=TorchrunEc2Operator, name="train"), TaskInstance())
+    assert report["ranks"] == "2"
+    assert len(aws.instances()) == 2
+
+
+def test_a_restart_of_the_triggerer_neither_loses_nor_repeats_a_line(aws, capsys):
+    waiting = running(verb("lines:30", "work"), TaskInstance())
+    arguments = waiting.trigger.serialize()[1]
+    first = LaunchTrigger(**arguments)
+    (instance,) = aws.alive()
+    eventually(lambda: is_working(aws, instance.id))
+    assert first.look() is None
+    assert LaunchTrigger(**arguments).look() is None
+    assert capsys.readouterr().out.count("stand-in: working") == 1
+    asyncio.run(first.on_kill())
+
+
+def test_the_deployment_next_door_is_left_alone(aws, tmp_path):
+    waiting = running(verb("hang"), TaskInstance())
+    own = read_cloud(Path(tmp_path / "cloud.toml"))
+    other = TorchrunEc2Hook(own.model_copy(update={"prefix": "other"}))
+    assert other.find({}) == []
+    other.end(waiting.trigger.record.but(instance_ids=()))
+    assert len(aws.alive()) == 1
+    asyncio.run(waiting.trigger.on_kill())
+
+
+def test_the_deadline_is_the_first_try_s(aws):
+    first = deferred(verb("hang"), TaskInstance()).trigger.record.deadline
+    again = deferred(verb("hang"), TaskInstance(try_number=2)).trigger
+    assert again.record.deadline == first > dt.datetime.now(dt.UTC)
+    asyncio.run(again.on_kill())
