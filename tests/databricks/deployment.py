@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from lumos_airflow.operators.databricks import DatabricksVerbOperator
 
 from lumos.settings import REPOSITORY
+from tests.databricks.workspace import Workspace
 
 BUCKET, PREFIX, DATE = "acme-lumos", "lumos", "2024-05-10"
 CLUSTER = {"spark_version": "17.3.x-scala2.13", "node_type_id": "m6i.xlarge", "num_workers": 2}
@@ -154,6 +155,11 @@ class Task:
                 at_defer(found)
             found = self.go_on(fire(found))
         return found
+
+
+def runs_of(workspace: Workspace, task: Task) -> list[dict[str, Any]]:
+    """The runs of one task, oldest first."""
+    return [run for run in workspace.runs() if task.run_id in run["request"]["run_name"]]
 
 
 def again(deferred: TaskDeferred, **changes: Any) -> Any:

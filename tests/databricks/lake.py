@@ -24,6 +24,7 @@ from minilake.services import jobs
 
 _ENDS = {"TERMINATED", "SKIPPED", "INTERNAL_ERROR"}
 _CODES = {
+    400: ("INVALID_PARAMETER_VALUE", "This request is not allowed."),
     401: ("UNAUTHENTICATED", "Request to get token failed."),
     403: ("PERMISSION_DENIED", "You are not authorized to create clusters."),
     429: ("REQUEST_LIMIT_EXCEEDED", "Your rate limit is exceeded."),

@@ -1,7 +1,8 @@
 """A quick ``lumos.cli`` for the stand-in wheel: does what its ``--set KEY=VALUE`` ask for.
 
-``code`` is the exit code, ``first_code`` that of the first run alone (``memory`` remembers it),
-``error`` is logged, ``seconds`` slept after the file ``started`` was written with its process id.
+``code`` is the exit code; ``error`` is logged; ``seconds`` are slept after the file ``started`` was
+written with the process id. ``first_code`` and ``first_seconds`` are those of the first run alone,
+which the file ``memory`` remembers.
 """
 
 import json
@@ -22,11 +23,11 @@ def main(argv: list[str] | None = None) -> int:
     given = dict(text[6:].split("=", 1) for text in arguments if text.startswith("--set="))
     if "started" in given:
         Path(given["started"]).write_text(str(os.getpid()))
-    time.sleep(float(given.get("seconds", 0)))
-    code = int(given.get("code", 0))
     if "memory" in given and not Path(given["memory"]).exists():
         Path(given["memory"]).touch()
-        code = int(given["first_code"])
+        given |= {name[6:]: value for name, value in given.items() if name.startswith("first_")}
+    time.sleep(float(given.get("seconds", 0)))
+    code = int(given.get("code", 0))
     if code:
         log.error("%s", given.get("error", "it did not work"))
         return code

@@ -9,17 +9,13 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 from lumos_airflow.links.databricks import DatabricksRunLink
 
-from tests.databricks.deployment import CLUSTER, Task, again, fire, stand_in_wheel
+from tests.databricks.deployment import CLUSTER, Task, again, fire, runs_of, stand_in_wheel
 
 
 @pytest.fixture
 def task(request) -> Task:
     """Named for its test, so that no other test's runs are found by its tokens."""
     return Task(run_id=f"scheduled__{request.node.nodeid}")
-
-
-def runs_of(workspace, task) -> list[dict]:
-    return [run for run in workspace.runs() if task.run_id in run["request"]["run_name"]]
 
 
 def fault(raised) -> bool:
@@ -121,6 +117,22 @@ def test_a_cleared_task_runs_anew(deployed, task):
     assert len(runs_of(deployed, task)) == 2
 
 
+def test_a_cleared_task_ends_its_former_run_before_another_writes_the_same_table(
+    deployed, task, tmp_path
+):
+    task.overrides = ["seconds=60", f"started={tmp_path / 'pid'}"]
+    assert isinstance(task.start(), TaskDeferred)
+    pid = wait_for(tmp_path / "pid")
+    # Airflow has told nobody: no triggerer had its trigger yet.
+    task.clear()
+    task.overrides = []
+    assert task.run()["verb"] == "sequences"
+    assert is_gone(pid)
+    first, second = runs_of(deployed, task)
+    assert first["state"]["result_state"] == "CANCELED"
+    assert second["state"]["result_state"] == "SUCCESS"
+
+
 def test_a_run_whose_cluster_was_lost_is_repaired(deployed, task):
     deployed.plan({"run": "internal_error", "times": 1}, {"run": "driver_lost", "times": 1})
     assert task.run()["verb"] == "sequences"
@@ -138,6 +150,17 @@ def test_a_cluster_that_is_lost_again_and_again_is_a_fault_and_then_another_run(
     assert [run["repairs"] for run in runs_of(deployed, task)] == [2, 0]
 
 
+def test_a_repair_that_is_refused_is_a_fault_and_then_another_run(deployed, task):
+    deployed.plan({"run": "internal_error", "times": 1})
+    deployed.plan({"path": "runs/repair", "status": 400, "times": 1})
+    with pytest.raises(AirflowException, match="instances were lost") as raised:
+        task.run()
+    assert fault(raised)
+    task.try_number = 2
+    assert task.run()["verb"] == "sequences"
+    assert [run["repairs"] for run in runs_of(deployed, task)] == [0, 0]
+
+
 def test_a_verb_s_own_failure_is_never_repaired(deployed, task):
     task.overrides = ["code=1"]
     with pytest.raises(AirflowException):
@@ -145,16 +168,6 @@ def test_a_verb_s_own_failure_is_never_repaired(deployed, task):
     (run,) = runs_of(deployed, task)
     assert run["state"]["life_cycle_state"] == "INTERNAL_ERROR"  # so Databricks calls it
     assert run["repairs"] == 0
-
-
-@pytest.mark.parametrize(
-    ("kind", "sentence"),
-    [("library", "let the cluster read the bucket"), ("cluster", "correct databricks.cluster")],
-)
-def test_compute_that_a_person_must_mend_is_not_tried_again(deployed, task, kind, sentence):
-    deployed.plan({"run": kind, "times": 1})
-    with pytest.raises(AirflowFailException, match=sentence):
-        task.run()
 
 
 def wait_for(path: Path) -> int:
@@ -232,69 +245,3 @@ def test_a_run_that_a_person_cancelled_says_so(deployed, task, tmp_path):
     task.operator()._runs.cancel(runs_of(deployed, task)[0]["run_id"])
     with pytest.raises(AirflowException, match=r"was cancelled there.*mark the task failed"):
         task.go_on(fire(deferred))
-
-
-def test_a_missing_connection_says_how_to_make_it(deployed, task, monkeypatch):
-    monkeypatch.setattr(
-        "airflow.sdk.execution_time.context._get_connection", _no_connection, raising=True
-    )
-    monkeypatch.delenv("AIRFLOW_CONN_DATABRICKS_DEFAULT")
-    with pytest.raises(AirflowFailException, match="airflow connections add databricks_default"):
-        task.operator()._runs.look(1)
-
-
-def _no_connection(conn_id: str):
-    from airflow.sdk.exceptions import AirflowNotFoundException
-
-    raise AirflowNotFoundException(f"The conn_id `{conn_id}` isn't defined")
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind", "sentence"),
-    [
-        ({"status": 401}, AirflowFailException, "token is wrong or has expired"),
-        ({"status": 403}, AirflowFailException, "PERMISSION_DENIED.*allow its user to create"),
-        ({"status": 429, "times": 3}, AirflowException, "cannot submit the run"),
-    ],
-)
-def test_what_databricks_refuses_is_a_sentence_with_a_remedy(deployed, task, fault, kind, sentence):
-    deployed.plan({"path": "runs/submit", "times": 1, **fault})
-    with pytest.raises(AirflowException, match=sentence) as raised:
-        task.run()
-    assert type(raised.value) is kind
-    assert runs_of(deployed, task) == []
-
-
-def test_a_refused_cluster_names_the_file_to_correct(deploy, workspace, task):
-    deploy(databricks={"cluster": {"num_workers": 1}})
-    with pytest.raises(AirflowFailException, match=r"spark_version.*correct \[databricks\]"):
-        task.run()
-
-
-def test_what_databricks_cannot_reach_is_refused_before_anything_runs(deploy, task, monkeypatch):
-    deploy()
-    monkeypatch.setenv("LUMOS_LAKE", "/data/lake")
-    with pytest.raises(AirflowFailException, match="is on this host alone"):
-        task.run()
-
-
-def test_a_verb_without_spark_gets_the_small_cluster(deploy, workspace, task):
-    small = {**CLUSTER, "num_workers": 0}
-    deploy(databricks={"cluster": CLUSTER, "small": small})
-    task.arguments = {"needs_spark": False}
-    task.run()
-    (run,) = runs_of(workspace, task)
-    assert run["request"]["tasks"][0]["new_cluster"]["num_workers"] == 0
-
-
-def test_serverless_compute_gets_wheels_and_variables_in_its_own_way(deploy, workspace, task):
-    deploy(databricks={"environment": {"environment_version": "4", "dependencies": ["numpy"]}})
-    report = task.run()
-    assert report["details"]["environment"]["LUMOS_LAKE"] == "s3://acme-lumos/lake"
-    (run,) = runs_of(workspace, task)
-    (environment,) = run["request"]["environments"]
-    first, wheel = environment["spec"]["dependencies"]
-    assert first == "numpy"
-    assert wheel.startswith("/Workspace/Users/minilake-user/lumos/code/")
-    assert "libraries" not in run["request"]["tasks"][0]
-    assert Path(wheel).name == "lumos-0.1.0-py3-none-any.whl"

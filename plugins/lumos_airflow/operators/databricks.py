@@ -37,6 +37,7 @@ from lumos_airflow.wheel_task import (
 
 _STEP_MINUTES = 30  # a worker only takes steps; the waits are the trigger's
 _SPARE = dt.timedelta(minutes=30)  # Databricks ends a run by itself where Airflow is gone
+_STORED = "databricks_runs"
 _FINAL = (0, BAD_INPUT, REFUSED)
 _LEVEL = re.compile(r"\b(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
 
@@ -83,6 +84,10 @@ class DatabricksVerbOperator(VerbOperator):
             AirflowException: A fault worth a retry.
         """
         self.log.info("business date %s, recipe %s", self.date, self.recipe)
+        return self._begin(context)
+
+    def _begin(self, context: Context) -> dict[str, Any]:
+        self._end_earlier(context)
         attempt = self._recall(context)
         run = self._found(attempt) if attempt.run_id is not None else None
         if attempt.run_id is not None and (run is None or self._is_spent(run)):
@@ -97,7 +102,10 @@ class DatabricksVerbOperator(VerbOperator):
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """Called when the trigger saw something."""
-        self._run_id, attempt = event["run_id"], self._recall(context)
+        attempt = self._recall(context)
+        if event["run_id"] != attempt.run_id:  # of before the task was cleared
+            return self._begin(context)
+        self._run_id = attempt.run_id
         if event["what"] == "refused":
             raise AirflowException(event["why"])
         run = self._runs.look(event["run_id"])
@@ -151,6 +159,7 @@ class DatabricksVerbOperator(VerbOperator):
             "idempotency_token": token(f"{self._cloud.root} {task.key}", attempt.number),
             "timeout_seconds": int((budget + _SPARE).total_seconds()),
         }
+        self._run_id = None  # on_kill must not take an earlier attempt for it
         self._run_id = self._runs.submit(self._request)
         deadline = dt.datetime.now(dt.UTC).replace(microsecond=0) + budget
         attempt = replace(attempt, run_id=self._run_id, deadline=deadline.isoformat())
@@ -166,7 +175,7 @@ class DatabricksVerbOperator(VerbOperator):
         for key in (RUN_PAGE_URL, DatabricksRunLink().xcom_key):
             context["ti"].xcom_push(key, run.url)
         if not run.is_over:
-            self._wait(attempt, run, None)
+            self._wait(attempt, run)
         end, lines, error = self._output(run)
         for line in lines:
             level = _LEVEL.search(line[:40])
@@ -174,7 +183,7 @@ class DatabricksVerbOperator(VerbOperator):
         verdict, why = judge(run, end), sentence(run, self.verb, error)
         if verdict == "theirs" and len(run.repair_ids) < self._cloud.databricks.repairs:
             self.log.warning("%s; repairing it", why)
-            self._wait(attempt, run, self._runs.repair(run))
+            self._repair(attempt, run)
         if verdict == "done" and end is not None:
             return self.conclude(context, Ended(end.code, end.last_line, end.last_error))
         if verdict == "done":
@@ -185,7 +194,16 @@ class DatabricksVerbOperator(VerbOperator):
         kind = AirflowFailException if verdict == "ours" else AirflowException
         raise kind(f"{why}; see {run.url}")
 
-    def _wait(self, attempt: Attempt, run: Run, repair_id: int | None) -> NoReturn:
+    def _repair(self, attempt: Attempt, run: Run) -> None:
+        """Run it again as a part of itself; where that is refused, the next try is another run."""
+        try:
+            repair_id = self._runs.repair(run)
+        except AirflowException as error:
+            self.log.warning("%s", error)
+            return
+        self._wait(attempt, run, repair_id=repair_id)
+
+    def _wait(self, attempt: Attempt, run: Run, *, repair_id: int | None = None) -> NoReturn:
         self.defer(
             trigger=DatabricksRunTrigger(
                 conn_id=self._cloud.databricks_conn_id,
@@ -225,17 +243,32 @@ class DatabricksVerbOperator(VerbOperator):
         if not run.is_over:
             return False
         end, _, _ = self._output(run)
-        verdict = judge(run, end)
-        if verdict == "theirs":
-            return len(run.repair_ids) >= self._cloud.databricks.repairs
-        return verdict == "fault" or (end is not None and end.code not in _FINAL)
+        return judge(run, end) in ("fault", "theirs") or (
+            end is not None and end.code not in _FINAL
+        )
 
-    def _key(self, context: Context) -> str:
-        return f"databricks_run_{task_of(context).generation}"
+    def _end_earlier(self, context: Context) -> None:
+        """Wait for what still runs of before the task was cleared: two would write one table.
+
+        Airflow ends it by the trigger's ``on_kill``, but not where the trigger was not yet at work.
+        """
+        mine = str(task_of(context).generation)
+        for generation, known in self._known(context).items():
+            attempt = Attempt(**known)
+            run = self._found(attempt) if generation != mine else None
+            if run is not None and not run.is_over:
+                self.log.info("run %d of before the task was cleared: ending it", run.run_id)
+                self._wait(replace(attempt, deadline=dt.datetime.now(dt.UTC).isoformat()), run)
+
+    def _known(self, context: Context) -> dict[str, Any]:
+        """By generation."""
+        known = context["task_state_store"].get(_STORED)
+        return dict(known) if isinstance(known, dict) else {}
 
     def _recall(self, context: Context) -> Attempt:
-        known = context["task_state_store"].get(self._key(context))
-        return Attempt(**known) if isinstance(known, dict) else Attempt()
+        known = self._known(context).get(str(task_of(context).generation))
+        return Attempt(**known) if known else Attempt()
 
     def _remember(self, context: Context, attempt: Attempt) -> None:
-        context["task_state_store"].set(self._key(context), asdict(attempt))
+        known = self._known(context) | {str(task_of(context).generation): asdict(attempt)}
+        context["task_state_store"].set(_STORED, known)

@@ -1,0 +1,16 @@
+"""One verb on Databricks, for a real scheduler and triggerer."""
+
+import datetime as dt
+
+from airflow.sdk import DAG, Param
+from lumos_airflow.operators.databricks import DatabricksVerbOperator
+
+with DAG("verbs", schedule=None, params={"settings": Param([], type="array")}):
+    DatabricksVerbOperator(
+        task_id="sequences",
+        verb="sequences",
+        date="2024-05-10",
+        recipe="complete_journey",
+        retries=1,
+        retry_delay=dt.timedelta(seconds=1),
+    )
