@@ -84,6 +84,8 @@ def cloud_file(
         'prefix = "lumos"',
         f"wheels = {json.dumps([str(wheel) for wheel in wheels])}",
         f'lock = "{lock}"',
+        "[databricks]",
+        "poll_seconds = 0.5",
         "[databricks.cluster]",
         'spark_version = "17.3.x-scala2.13"',
         "num_workers = 1",

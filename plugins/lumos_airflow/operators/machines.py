@@ -24,6 +24,7 @@ from lumos_airflow.hooks.torchrun_ec2 import (
     RUN,
     STARTING,
     Instance,
+    NoCapacity,
     Refused,
     TorchrunEc2Hook,
 )
@@ -79,7 +80,10 @@ class CheckMachinesOperator(BaseOperator):
             wheels=(),
             lock_sha256="",
         )
-        hook.launch(record, machine, dry=True)
+        try:
+            hook.launch(record, machine, dry=True)
+        except NoCapacity as error:  # the verb's own task waits for it
+            self.log.warning("no capacity now, %s", error)
         self.log.info(
             "AWS would start %d x %s (%s) for %s, at %.2f USD an hour",
             machine.nodes,
