@@ -29,10 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+import tests.conftest  # noqa: F401 - where the plugins and Airflow's settings are found
+
+# isort: split
 from lumos_airflow.record import Record
 from lumos_airflow.triggers.torchrun_ec2 import LaunchTrigger
 
-import tests.conftest  # noqa: F401 - where the plugins and Airflow's settings are found
 from lumos.cloud import read_cloud
 from lumos.host.folder import Folder
 from lumos.host.job import HEARTBEAT

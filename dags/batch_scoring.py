@@ -10,6 +10,8 @@
 
 * `wait_sequences`, `wait_quality`: the message names the newest ready date, or that quality was
   refused. Pacman keeps the newest published scores until their `valid_until`.
+* `prepare_machine`: on AWS, it would not start the machine: the message names the right, quota or
+  id that is wrong. Here, `LUMOS_HOME` is full or not writable.
 * `score`, *bad input*: there is no champion yet - run `retraining`. A fault or a kill is
   retried and goes on with the shards that are missing.
 * `publish`, *the gate refused*: coverage or calibration is off; what is published stays as it
@@ -17,9 +19,10 @@
 * `publish`, skipped: by the parameter `publish`, or because the date is older than the newest
   one published. Publishing never goes back in time unless `republish` is ticked, so a backfill
   of old dates scores them and disturbs nobody.
+* `release_machine` runs whatever happened, and never hides that something failed.
 """
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, chain
 from lumos_airflow import form, jobs
 from lumos_airflow.publishing import skip_unless_wanted
 from lumos_airflow.timetables import DAILY, every
@@ -49,13 +52,16 @@ with DAG(
     tags=["lumos", "daily", "torch", "pacman"],
     doc_md=__doc__,
 ):
-    (
-        [jobs.wait("sequences"), jobs.wait("quality")]
-        >> jobs.verb("score", writes=("forecasts",))
-        >> jobs.verb(
+    prepared, released = jobs.machines("score")
+    chain(
+        [jobs.wait("sequences"), jobs.wait("quality")],
+        prepared,
+        jobs.verb("score", writes=("forecasts",)),
+        jobs.verb(
             "publish",
             writes=("scores", "manifests"),
             hours=1,
             pre_execute=skip_unless_wanted,
-        )
+        ),
+        released,
     )

@@ -36,6 +36,7 @@ class LocalAirflow(AirflowClient):
         home: ``LUMOS_HOME``; Airflow's own files go to ``home/airflow``.
         port: Of the UI and the REST API; none: a free one.
         environment: What every component and task sees (default: this process's).
+        settings: Airflow's own, by section and key, that differ from those here.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class LocalAirflow(AirflowClient):
         port: int | None = None,
         preferred_port: int | None = None,
         environment: Mapping[str, str] | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
+        self._settings = dict(settings or {})
         self.home = home.absolute()
         self.airflow_home = self.home / "airflow"
         self.run_folder = self.airflow_home / "run"
@@ -88,10 +91,7 @@ class LocalAirflow(AirflowClient):
             self.command("db", "migrate")
             self._let_readers_pass_writers()
             for name in ("api-server", "scheduler", "dag-processor", "triggerer"):
-                argv = [sys.executable, "-m", "airflow", name]
-                self._components.append(
-                    Component(name, argv, folder=self.run_folder, environment=self.environment)
-                )
+                self._components.append(self._component(name))
             self._wait_until_healthy()
         except BaseException:
             self.stop()
@@ -113,6 +113,16 @@ class LocalAirflow(AirflowClient):
         self._components.clear()
         self.close()
         self._pid_file.remove()
+
+    def crash(self, name: str) -> None:
+        """Kill a component with -9, and start it again as its host's supervisor would."""
+        place = [component.name for component in self._components].index(name)
+        self._components[place].kill()
+        self._components[place] = self._component(name)
+
+    def _component(self, name: str) -> Component:
+        argv = [sys.executable, "-m", "airflow", name]
+        return Component(name, argv, folder=self.run_folder, environment=self.environment)
 
     def check_alive(self) -> None:
         """Raise an :class:`AirflowError` if a component ended by itself."""
@@ -231,6 +241,7 @@ class LocalAirflow(AirflowClient):
             # DAG files do not change here; parsing them all the time costs cores.
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
             "USAGE_DATA_COLLECTION__ENABLED": "False",
+            **self._settings,
         }
         return {
             "LUMOS_SCHEDULE": "off",

@@ -1,5 +1,6 @@
 """Long-running processes that cannot outlive the one that started them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -90,6 +91,14 @@ class Component:
         """Ask it, and all that it started, to end; returns at once."""
         if self.is_running:
             self._guard.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and all that it started with -9, as a crash of its host would."""
+        guard = psutil.Process(self._guard.pid)
+        for process in guard.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.join()
 
     def join(self) -> None:
         """Wait until nothing of it is left, which the guard sees to."""

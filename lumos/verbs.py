@@ -12,11 +12,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lumos.codes import BAD_INPUT, DONE, FAULT, REFUSED, RESUME
 from lumos.config import Recipe
 from lumos.settings import Settings
 
-DONE, FAULT, BAD_INPUT, REFUSED = 0, 1, 2, 3
-RESUME = 75  # EX_TEMPFAIL of sysexits.h: "try again later"
+__all__ = [
+    "BAD_INPUT", "DONE", "FAULT", "REFUSED", "RESUME", "BadInput", "GateRefused", "Report",
+    "Request", "TableWritten",
+]  # fmt: skip
 
 
 class BadInput(Exception):

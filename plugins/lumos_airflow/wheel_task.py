@@ -3,13 +3,9 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
-from urllib.parse import urlsplit
-
-from airflow.sdk.exceptions import AirflowFailException
 
 from lumos.cloud import Cloud, Databricks
 from lumos.job import End, Job, pack
-from lumos.settings import Settings
 from lumos_airflow.hooks.databricks import Run
 
 PACKAGE, ENTRY_POINT = "lumos", "lumos-job"
@@ -33,40 +29,6 @@ _REMEDIES = {
         "databricks.cluster in LUMOS_CLOUD), and see that the wheels fit its Python"
     ),
 }
-
-
-def verb_environment(settings: Settings, cloud: Cloud) -> dict[str, str]:
-    """What a verb on Databricks needs to know of this deployment; ``[environment]`` goes last.
-
-    Raises:
-        AirflowFailException: Something of it cannot be reached from there.
-    """
-    found = {
-        "LUMOS_LAKE": settings.lake,
-        "LUMOS_RECIPE": settings.recipe,
-        "LUMOS_HOME": "/tmp/lumos",
-        "MLFLOW_TRACKING_URI": settings.mlflow_uri,
-    }
-    if "LUMOS_LAKE" not in cloud.environment and urlsplit(settings.lake).scheme in ("", "file"):
-        msg = f"LUMOS_LAKE={settings.lake} is on this host alone; give an s3:// address"
-        raise AirflowFailException(msg)
-    tracking = urlsplit(settings.mlflow_uri)
-    if "MLFLOW_TRACKING_URI" not in cloud.environment:
-        is_databricks = settings.mlflow_uri.partition(":")[0] in ("databricks", "databricks-uc")
-        if tracking.scheme not in ("http", "https") and not is_databricks:
-            msg = (
-                f"MLFLOW_TRACKING_URI={tracking.scheme}:... cannot be reached from Databricks; "
-                "give the http(s):// address of a tracking server, or `databricks`"
-            )
-            raise AirflowFailException(msg)
-        if tracking.password:
-            msg = (
-                "MLFLOW_TRACKING_URI holds a password, which everyone could read in the run: give "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD as {{secrets/SCOPE/KEY}} "
-                "in spark_env_vars of databricks.cluster in LUMOS_CLOUD"
-            )
-            raise AirflowFailException(msg)
-    return {**found, **cloud.environment}
 
 
 def is_serverless(databricks: Databricks, *, needs_spark: bool) -> bool:

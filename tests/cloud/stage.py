@@ -18,6 +18,15 @@ from tests.cloud.deployment import BUCKET, cloud_file
 from tests.cloud.faults import Faults
 from tests.databricks.workspace import Workspace
 
+# A component that died is missed within seconds, not within Airflow's five minutes.
+_IMPATIENT = {
+    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+    "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+    "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "20",
+    "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",
+}
+
 
 @contextlib.contextmanager
 def tracking_server(folder: Path) -> Iterator[str]:
@@ -113,7 +122,9 @@ class Stage:
                 **self._variables,
             }
             self.airflow = stack.enter_context(
-                LocalAirflow(self.folder / "home", environment=self.environment)
+                LocalAirflow(
+                    self.folder / "home", environment=self.environment, settings=_IMPATIENT
+                )
             )
             self._exit = stack.pop_all()
         return self

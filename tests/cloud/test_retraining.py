@@ -1,12 +1,12 @@
 """The retraining DAG in the cloud: a real Airflow, real machines, real training, real registry."""
 
-import datetime as dt
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from demo.client import Run
+from demo.client import Run, TaskState
 from lumos.recipes import load
 from lumos.train import tracking
 from tests.cloud.deployment import BUCKET, build_wheel, folder_wheel
@@ -16,6 +16,7 @@ from tests.conftest import GYM_FOLDER, RECIPE, World
 
 pytestmark = pytest.mark.timeout(900)
 PATIENCE_SECONDS = 600
+DATE = World(Path()).date
 
 
 @pytest.fixture(scope="module")
@@ -35,36 +36,77 @@ def stage(_aggregated_world: World, tmp_path_factory: pytest.TempPathFactory) ->
         yield stage
 
 
-def finish(stage: Stage, run: Run) -> dict[str, str]:
-    """Wait; on a failure show the logs of the task at fault."""
+@pytest.fixture(scope="module")
+def run(stage: Stage) -> Run:
+    """A run amid which the triggerer, then the scheduler with its workers, is killed with -9."""
+    run = stage.airflow.trigger("retraining", date=DATE)
+    eventually(lambda: training(stage), 120)
+    stage.airflow.crash("triggerer")
+    stage.airflow.crash("scheduler")
     stage.airflow.wait([run], timeout_seconds=PATIENCE_SECONDS)
-    tasks = stage.airflow.tasks([run])
-    for task in tasks:
+    for task in stage.airflow.tasks([run]):
         if task.state == "failed":
             path, lines = stage.airflow.log(task)
             pytest.fail(f"{task.task_id}: {path}\n" + "\n".join(lines[-60:]))
-    return {task.task_id: task.state for task in tasks}
+    return run
 
 
-def test_a_challenger_is_trained_judged_and_promoted_and_nothing_is_left(stage, monkeypatch):
-    date = World(Path()).date
-    run = stage.airflow.trigger("retraining", date=date)
-    states = finish(stage, run)
+def training(stage: Stage) -> bool:
+    """Whether ranks run on a machine."""
+    return any(
+        "train" in process.cmdline()
+        for instance in stage.aws.alive()
+        for process in stage.aws.processes(instance.id)
+    )
+
+
+def test_a_challenger_is_trained_judged_and_promoted_whoever_dies_meanwhile(stage, run):
+    states = {task.task_id: task.state for task in stage.airflow.tasks([run])}
     assert set(states.values()) == {"success"}
-    assert {"train", "evaluate", "promote", "release_machine"} <= set(states)
+    assert set(states) == {
+        *("wait_sequences", "prepare_machine", "train", "evaluate", "promote", "release_machine")
+    }
     report = stage.airflow.xcom(run, "train")
-    assert (report["verb"], report["date"]) == ("train", date.isoformat())
+    assert (report["verb"], report["date"]) == ("train", DATE.isoformat())
     champion = tracking.version_of(stage.settings, load(RECIPE), "champion")
     assert champion == str(report["tables"][0]["version"])
-    assert eventually(lambda: stage.aws.alive() == [], 20)
-    left = stage.aws.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="lumos/train/")
+
+
+def test_one_machine_trained_and_one_judged_and_none_is_left(stage, run):
+    assert eventually(lambda: not stage.aws.alive(), 20)
+    assert len(stage.aws.instances()) == 2
+    assert set(stage.aws.most_running("lumos (train|evaluate)").values()) == {1}
+
+
+def test_nothing_of_a_finished_training_is_left_in_the_bucket(stage, run):
+    found = stage.aws.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="lumos/train/")
     # pyarrow leaves the empty objects that stand for folders.
-    assert [each["Key"] for each in left.get("Contents", ()) if not each["Key"].endswith("/")] == []
-    assert dt.date.fromisoformat(report["date"]) == date
+    assert [o["Key"] for o in found.get("Contents", ()) if not o["Key"].endswith("/")] == []
+
+
+def test_the_log_of_the_machine_is_in_the_log_of_the_task(stage, run):
+    (train,) = [task for task in stage.airflow.tasks([run]) if task.task_id == "train"]
+    said = whole_log(stage, train)
+    for line in ("at most 96 h", "launch 0: i-", "epoch 1/", "command "):
+        assert line in said, line
+    for secret in ("nothing", "a-token"):
+        assert f"'{secret}'" not in said
+
+
+def whole_log(stage: Stage, task: TaskState) -> str:
+    """As the UI shows it: the worker's parts and the triggerer's."""
+    path = f"/dags/{task.run.dag_id}/dagRuns/{task.run.run_id}/taskInstances/{task.task_id}/logs"
+    return json.dumps(
+        [stage.airflow.call("GET", f"{path}/{number}") for number in range(1, task.try_number + 1)]
+    )
+
+
+def test_promoting_is_a_run_on_databricks(stage, run):
+    (promoted,) = stage.workspace.runs()
+    assert "promote" in json.dumps(promoted)
 
 
 def test_no_dag_has_an_import_error_and_the_reaper_is_there(stage):
     assert stage.airflow.call("GET", "/importErrors")["import_errors"] == []
-    assert "instance_reaper" in {
-        dag["dag_id"] for dag in stage.airflow.call("GET", "/dags")["dags"]
-    }
+    found = {dag["dag_id"] for dag in stage.airflow.call("GET", "/dags")["dags"]}
+    assert "instance_reaper" in found

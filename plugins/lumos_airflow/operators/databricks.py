@@ -17,13 +17,15 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from lumos.cloud import Cloud, read_cloud
+from lumos.codes import BAD_INPUT, REFUSED
 from lumos.host.process import Ended
 from lumos.job import MARK, End, find_end
 from lumos.settings import Settings
 from lumos_airflow.hooks.code import ship
 from lumos_airflow.hooks.databricks import Run, RunGone, Runs
 from lumos_airflow.links.databricks import RUN_PAGE_URL, DatabricksRunLink
-from lumos_airflow.operators.verb import BAD_INPUT, REFUSED, VerbOperator
+from lumos_airflow.operators.verb import VerbOperator
+from lumos_airflow.reach import DATABRICKS, verb_environment
 from lumos_airflow.record import task_of
 from lumos_airflow.triggers.databricks import DatabricksRunTrigger
 from lumos_airflow.wheel_task import (
@@ -32,7 +34,6 @@ from lumos_airflow.wheel_task import (
     sentence,
     submission,
     token,
-    verb_environment,
 )
 
 _STEP_MINUTES = 30  # a worker only takes steps; the waits are the trigger's
@@ -144,7 +145,9 @@ class DatabricksVerbOperator(VerbOperator):
     # -- one step
 
     def _submit(self, context: Context, attempt: Attempt) -> tuple[Attempt, Run]:
-        environment = verb_environment(Settings.from_environment(), self._cloud)
+        environment = verb_environment(
+            Settings.from_environment(), self._cloud, DATABRICKS, LUMOS_HOME="/tmp/lumos"
+        )
         task = task_of(context)
         budget = dt.timedelta(hours=self.hours)
         self._request = {

@@ -28,7 +28,7 @@ from lumos_airflow.hooks.torchrun_ec2 import (
     Refused,
     TorchrunEc2Hook,
 )
-from lumos_airflow.operators.torchrun_ec2 import verb_environment
+from lumos_airflow.reach import MACHINE, verb_environment
 from lumos_airflow.record import Book, Record, run_key
 
 # After a verb has ended its instances go within seconds; a record that ended long ago is sure.
@@ -52,7 +52,7 @@ class CheckMachinesOperator(BaseOperator):
         """Ship the code, and try each machine dry."""
         with told():
             cloud = cloud_of_here()
-            verb_environment(Settings.from_environment(), cloud)
+            verb_environment(Settings.from_environment(), cloud, MACHINE)
             wheels = ship(cloud, cloud.wheels)
             hook = TorchrunEc2Hook(cloud)
             for verb in self.verbs:

@@ -15,18 +15,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lumos.cloud import Cloud, Machine, read_cloud
+from lumos.codes import BAD_INPUT, REFUSED, RESUME
 from lumos.host.folder import Conflict
 from lumos.host.job import JOB, Job, Lock, Node, Shipped
 from lumos.host.process import Ended
 from lumos.settings import Settings
-from lumos.verbs import BAD_INPUT, REFUSED, RESUME
 from lumos_airflow.hooks.code import ship
 from lumos_airflow.hooks.torchrun_ec2 import (
     JOB as JOB_TAG,
@@ -40,6 +39,7 @@ from lumos_airflow.hooks.torchrun_ec2 import (
     TorchrunEc2Hook,
 )
 from lumos_airflow.operators.verb import VerbOperator
+from lumos_airflow.reach import MACHINE, verb_environment
 from lumos_airflow.record import Book, End, Record, task_of
 from lumos_airflow.triggers.torchrun_ec2 import LaunchTrigger
 
@@ -104,6 +104,9 @@ class Ec2VerbOperator(VerbOperator):
         except Refused as error:
             self._abandon()
             raise AirflowFailException(str(error)) from error
+        except AirflowFailException:
+            self._abandon()
+            raise
         except (ClientError, BotoCoreError, OSError) as error:
             if ti.try_number > ti.max_tries:  # nobody will come back to it
                 self._abandon()
@@ -147,7 +150,7 @@ class Ec2VerbOperator(VerbOperator):
             self._record = record
             self.log.info("going on with job %s, which is %s", task.key, record.state)
             return book, record
-        verb_environment(Settings.from_environment(), self._cloud)  # refuses before it costs
+        self._environment()  # refuses before it costs
         wheels = ship(self._cloud, self._cloud.wheels)
         now = dt.datetime.now(dt.UTC).replace(microsecond=0)
         record = Record(
@@ -287,7 +290,7 @@ class Ec2VerbOperator(VerbOperator):
         return book.write(record.but(state="running", command_id=command_id))
 
     def _job(self, hook: TorchrunEc2Hook, record: Record) -> Job:
-        cloud, machine, settings = self._cloud, self._machine, Settings.from_environment()
+        cloud, machine = self._cloud, self._machine
         found = hook.describe(record.instance_ids)
         left = (record.deadline - dt.datetime.now(dt.UTC)).total_seconds()
         return Job(
@@ -300,13 +303,18 @@ class Ec2VerbOperator(VerbOperator):
             rendezvous_port=machine.rendezvous_port,
             wheels=record.wheels,
             lock=Lock(path=machine.lock, sha256=record.lock_sha256),
-            environment=verb_environment(settings, cloud),
+            environment=self._environment(),
             secrets=cloud.secrets,
             home=machine.home,
             region=cloud.region,
             budget_seconds=max(left, 1.0),
             beat_seconds=machine.poll_seconds,
         )
+
+    def _environment(self) -> dict[str, str]:
+        states = f"{self._cloud.root}/train"
+        here = Settings.from_environment()
+        return verb_environment(here, self._cloud, MACHINE, LUMOS_STATES=states)
 
     def processes(self, machine: Machine) -> int | None:
         """Ranks a node under torchrun; ``None``: without it."""
@@ -379,34 +387,3 @@ def _read_again(book: Book) -> Record:
     record = book.read()
     assert record is not None
     return record
-
-
-def verb_environment(settings: Settings, cloud: Cloud) -> dict[str, str]:
-    """What a verb on a rented machine needs to know of this deployment.
-
-    Raises:
-        Refused: Something of it cannot be reached from there.
-    """
-    if urlsplit(settings.lake).scheme in ("", "file"):
-        msg = f"LUMOS_LAKE={settings.lake} is on this host alone; give an s3:// address"
-        raise Refused(msg)
-    tracking = urlsplit(settings.mlflow_uri)
-    if tracking.scheme not in ("http", "https"):
-        msg = (
-            f"MLFLOW_TRACKING_URI={tracking.scheme}:... cannot be reached from a rented machine; "
-            "give the http(s):// address of a tracking server"
-        )
-        raise Refused(msg)
-    if tracking.password:
-        msg = (
-            "MLFLOW_TRACKING_URI holds a password, which would be written to S3: give it as "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD under [secrets] of LUMOS_CLOUD"
-        )
-        raise Refused(msg)
-    return {
-        "LUMOS_LAKE": settings.lake,
-        "LUMOS_RECIPE": settings.recipe,
-        "LUMOS_STATES": f"{cloud.root}/train",
-        "MLFLOW_TRACKING_URI": settings.mlflow_uri,
-        **cloud.environment,
-    }

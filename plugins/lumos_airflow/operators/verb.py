@@ -8,10 +8,8 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from lumos.codes import BAD_INPUT, REFUSED
 from lumos.host.process import Ended
-
-# Those of lumos.verbs, which DAG files must not import: behind it lies numpy.
-BAD_INPUT, REFUSED = 2, 3
 
 
 class VerbOperator(BaseOperator):
