@@ -49,30 +49,53 @@ OVERHEAD_POLL_SECONDS = 5.0
 
 
 def storms(runs: int) -> dict[str, Any]:
-    """Fly them, and count what must not be."""
+    """Fly them in two processes side by side, and count what must not be."""
+    halves = [range(start, runs, 2) for start in (0, 1)]
+    flying = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.torchrun_ec2", "--fly", *map(str, seeds)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seeds in halves
+    ]
     verdicts: list[Verdict] = []
+
+    def read(process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith('{"seed"'):
+                verdicts.append(Verdict(**json.loads(line)))
+                print(line, end="", flush=True)
+
+    readers = [threading.Thread(target=read, args=(process,)) for process in flying]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert [process.wait() for process in flying] == [0, 0]
+    greens = [set(v.states.values()) == {"success"} for v in verdicts]
+    seconds = sorted(v.seconds for v in verdicts)
+    sums = (
+        *("orphans", "false_successes", "lost_checkpoints", "double_commands"),
+        *("commands", "launches", "tries", "faults"),
+    )
+    return {
+        "runs": len(verdicts),
+        **{name: sum(getattr(v, name) for v in verdicts) for name in sums},
+        "green_runs": sum(greens),
+        "median_run_s": seconds[len(seconds) // 2],
+    }
+
+
+def fly(seeds: list[int]) -> None:
+    """Fly some of them, one after the other."""
     with tempfile.TemporaryDirectory(prefix="storms-") as name:
         folder = Path(name)
         wheel = trainer_wheel(build_wheel(folder / "real"), folder)
         with Weather(folder, wheel) as weather:
-            for seed in range(runs):
-                verdict = weather.fly(seed)
-                verdicts.append(verdict)
-                print(told(verdict), flush=True)
-    greens = [set(v.states.values()) == {"success"} for v in verdicts]
-    seconds = sorted(v.seconds for v in verdicts)
-    return {
-        "runs": len(verdicts),
-        "orphans": sum(v.orphans for v in verdicts),
-        "false_successes": sum(v.false_successes for v in verdicts),
-        "lost_checkpoints": sum(v.lost_checkpoints for v in verdicts),
-        "double_commands": sum(v.double_commands for v in verdicts),
-        "green_runs": sum(greens),
-        "launches": sum(v.launches for v in verdicts),
-        "tries": sum(v.tries for v in verdicts),
-        "faults": sum(v.faults for v in verdicts),
-        "median_run_s": seconds[len(seconds) // 2],
-    }
+            for seed in seeds:
+                print(told(weather.fly(seed)), flush=True)
 
 
 def overhead(lake: Path, recipe: str, date: str) -> dict[str, Any]:
@@ -242,7 +265,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--only", choices=("storms", "overhead", "waits"))
     parser.add_argument("--hold", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--fly", type=int, nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.fly:
+        fly(given.fly)
+        return
     if given.hold:
         print(json.dumps(hold(given.hold)))
         return

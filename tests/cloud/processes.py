@@ -7,6 +7,7 @@ that drops its environment and its parent between two looks, 50 ms apart, would 
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -146,10 +147,11 @@ class History(threading.Thread):
         self.join()
 
     def most_running(self, pattern: str, job_of: Mapping[str, str]) -> dict[str, int]:
-        """By job, the most trees alive at once whose root's command line has the pattern."""
+        """By job, the most trees alive at once whose root's command line matches the pattern."""
+        wanted = re.compile(pattern)
         most: dict[str, int] = defaultdict(int)
         for sample in self._samples:
-            matching = {seen.key[0] for seen in sample if pattern in seen.command}
+            matching = {seen.key[0] for seen in sample if wanted.search(seen.command)}
             parents = {seen.key[0]: seen.parent for seen in sample}
             roots = Counter(
                 job_of.get(seen.instance_id, "")

@@ -28,7 +28,7 @@ RECIPE = "complete_journey"
 # Of the machines' dead-man's switch; real ones are a hundred times as long.
 MINUTE_SECONDS = 0.6
 _LIGHTS_OUT_SECONDS = 40.0
-_COMMAND = "lumos (train|evaluate)"
+_COMMAND = r"-m lumos (train|evaluate)"
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Verdict:
         false_successes: Tasks that were green although their verb had not ended well.
         lost_checkpoints: Times that a training began behind what it had saved.
         double_commands: Jobs of which two commands ran at once.
+        commands: Jobs whose command was seen at work: what the line before was counted from.
         launches: Instances that it took.
         tries: Of all tasks.
         seconds: It took.
@@ -53,6 +54,7 @@ class Verdict:
     false_successes: int
     lost_checkpoints: int
     double_commands: int
+    commands: int
     launches: int
     tries: int
     seconds: float
@@ -164,6 +166,7 @@ class Weather:
             false_successes=self._false_successes(run_id, outcomes),
             lost_checkpoints=self._lost_checkpoints(),
             double_commands=sum(most.get(job, 0) > 1 for job in jobs),
+            commands=sum(most.get(job, 0) > 0 for job in jobs),
             launches=len(aws.instances()) - known,
             tries=sum(outcome.get("try_number", 0) for outcome in outcomes.values()),
             seconds=round(seconds, 1),

@@ -59,7 +59,7 @@ def aws(tmp_path: Path, wheel: Path, machine: dict, monkeypatch) -> Iterator[Aws
             yield aws
             # The last promise of every test here.
             eventually(lambda: not aws.alive(), 15)
-            assert all(most == 1 for most in aws.most_running("lumos (train|score)").values())
+            assert all(most == 1 for most in aws.most_running("-m lumos (train|score)").values())
 
 
 def verb(*do: str, hours: float = 1.0, kind: type = Ec2VerbOperator, name: str = "score") -> Any:
@@ -182,7 +182,7 @@ def test_an_answer_that_a_dying_worker_never_got_starts_nothing_twice(aws, actio
     with pytest.raises(AirflowException):  # after botocore's own eight attempts
         drive(verb("work"), TaskInstance())
     aws.faults.remove(fault)
-    eventually(lambda: aws.most_running("lumos score") if action == "SendCommand" else True)
+    eventually(lambda: aws.most_running("-m lumos score") if action == "SendCommand" else True)
     again = running(verb("work"), TaskInstance(try_number=2))
     assert len(aws.instances()) == 1
     asyncio.run(again.trigger.on_kill())
@@ -354,7 +354,7 @@ def test_a_verb_out_of_time_saves_and_is_not_tried_again(aws):
 def test_killing_a_deferred_task_ends_its_machine_and_all_that_ran_there(aws):
     waiting = running(verb("hang"), TaskInstance())
     (instance,) = aws.alive()
-    eventually(lambda: aws.most_running("lumos score"))
+    eventually(lambda: aws.most_running("-m lumos score"))
     asyncio.run(waiting.trigger.on_kill())
     eventually(lambda: not aws.processes(instance.id))
 
@@ -378,7 +378,7 @@ def test_a_machine_whose_agent_is_gone_switches_itself_off(aws):
     aws.minute_seconds = 0.5
     waiting = running(verb("hang"), TaskInstance())
     (instance,) = aws.alive()
-    eventually(lambda: aws.most_running("lumos score"))
+    eventually(lambda: aws.most_running("-m lumos score"))
     aws.client("ssm").cancel_command(CommandId=waiting.trigger.record.command_id)
     eventually(lambda: instance.state == "terminated", 20)
     assert instance.why == "shutdown"
