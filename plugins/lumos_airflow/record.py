@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lumos.codes import BAD_INPUT, REFUSED, RESUME
 from lumos.frozen import Config
 from lumos.host.folder import Folder
 from lumos.host.job import Cause, Result, Shipped
@@ -193,6 +194,27 @@ def combined(results: list[Result]) -> End:
         last_line=results[0].last_line,
         last_error=said.last_error or next((r.last_error for r in results if r.last_error), ""),
     )
+
+
+WHY_REPLACED = {
+    "spot": "AWS took a spot instance back",
+    "shutdown": "the instance was shut down",
+    "ended": "the verb saved its state and left",
+}
+
+
+def is_done(end: End) -> bool:
+    """Whether a launch that ended so was the last one; else another one goes on from its state."""
+    if end.cause == "lost":
+        return False
+    if end.code in (0, BAD_INPUT, REFUSED) or end.cause in ("budget", "stop"):
+        return True
+    return end.code != RESUME and end.cause not in ("spot", "shutdown")
+
+
+def is_final(end: End | None) -> bool:
+    """Whether a retry must say the same again, rather than try again."""
+    return end is not None and (end.code in (0, BAD_INPUT, REFUSED) or end.cause == "budget")
 
 
 def _hash(*parts: object) -> str:

@@ -154,9 +154,11 @@ class History(threading.Thread):
             matching = {seen.key[0] for seen in sample if wanted.search(seen.command)}
             parents = {seen.key[0]: seen.parent for seen in sample}
             roots = Counter(
-                job_of.get(seen.instance_id, "")
+                job_of[seen.instance_id]
                 for seen in sample
-                if seen.key[0] in matching and not _below(seen.parent, matching, parents)
+                if seen.key[0] in matching
+                and not _below(seen.parent, matching, parents)
+                and seen.instance_id in job_of  # another test may run beside this one
             )
             for job, count in roots.items():
                 most[job] = max(most[job], count)

@@ -1,33 +1,26 @@
 """The calls to EC2, SSM and S3 that running a verb on rented machines takes, and no decisions.
 
-Errors come out as one of three: :class:`NoCapacity` (ask elsewhere or later), :class:`Refused`
-(a person must change something: a retry cannot mend it) or botocore's own (try again).
+Errors come out as :mod:`lumos_airflow.refusals` says.
 """
 
 import datetime as dt
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from botocore.config import Config as BotoConfig
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    EndpointConnectionError,
-    NoCredentialsError,
-    PartialCredentialsError,
-)
+from botocore.exceptions import ClientError
 
 import lumos.host.bootstrap
 from lumos.cloud import Cloud, Machine
 from lumos.host.folder import Folder
 from lumos.host.job import BOOT_MINUTES
 from lumos_airflow.record import Record
+from lumos_airflow.refusals import NO_CAPACITY, NoCapacity, Refused, said, sentences
 
 log = logging.getLogger(__name__)
 
@@ -48,36 +41,6 @@ shutdown -h +{BOOT_MINUTES} "lumos: the dead-man's switch, put off while a verb 
 """
 _END_OF_SOURCE = "LUMOS_BOOTSTRAP"
 _CLIENT_SECONDS = 900
-
-_NO_CAPACITY = {
-    "InsufficientInstanceCapacity",
-    "InsufficientHostCapacity",
-    "InsufficientCapacity",
-    "InsufficientReservedInstanceCapacity",
-    "ReservationCapacityExceeded",
-    "SpotMaxPriceTooLow",
-    "Unsupported",  # this zone has no such instance type
-}
-_QUOTA = {"VcpuLimitExceeded", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded"}
-_DENIED = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "403", "Forbidden"}
-_BAD_KEYS = {
-    "AuthFailure",
-    "InvalidClientTokenId",
-    "SignatureDoesNotMatch",
-    "InvalidAccessKeyId",
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "RequestExpired",
-    "UnrecognizedClientException",
-}
-
-
-class NoCapacity(Exception):
-    """This zone has no such instance now."""
-
-
-class Refused(Exception):
-    """AWS will not, however often it is asked; says what to change."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +115,8 @@ class TorchrunEc2Hook:
             code = error.response["Error"]["Code"]
             if code == "DryRunOperation":
                 return []
-            if code in _NO_CAPACITY:
-                raise NoCapacity(f"{request['SubnetId']}: {_said(error)}") from error
+            if code in NO_CAPACITY:
+                raise NoCapacity(f"{request['SubnetId']}: {said(error)}") from error
             if code == "IdempotentParameterMismatch":  # LUMOS_CLOUD was changed in between
                 found = self.find({JOB: record.key, LAUNCH: str(record.launch)})
                 if ids := [each.instance_id for each in found if each.state in STARTING]:
@@ -313,7 +276,7 @@ def shared_client(service: str, conn_id: str, region: str, _period: int) -> Any:
         region_name=region,
         # Throttling is an everyday event for the calls that launch and describe.
         config=BotoConfig(
-            retries={"mode": "standard", "max_attempts": 8},
+            retries={"mode": "standard", "max_attempts": 5},
             connect_timeout=10,
             read_timeout=30,
             max_pool_connections=40,
@@ -367,56 +330,3 @@ def _instances(page: Mapping[str, Any]) -> Iterator[Instance]:
                 found["InstanceType"],
                 {tag["Key"]: tag["Value"] for tag in found.get("Tags", ())},
             )
-
-
-def _said(error: ClientError) -> str:
-    found = error.response["Error"]
-    return f"{found['Code']}: {found.get('Message', '')}".strip()[:500]
-
-
-@contextmanager
-def sentences(cloud: Cloud, what: str) -> Iterator[None]:
-    """Turn what a person must mend into :class:`Refused`, with the remedy.
-
-    Raises:
-        Refused: Credentials, rights, quotas, ids.
-        ConnectionError: Nothing answers; it may later.
-    """
-    where = f"in {cloud.region} by the connection {cloud.aws_conn_id}"
-    doctor = "`lumos doctor --platform aws` looks at all of it"
-    try:
-        yield
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        msg = (
-            f"cannot {what} {where}: it has no credentials. Give the connection "
-            "some, or the Airflow host an instance role"
-        )
-        raise Refused(msg) from error
-    except EndpointConnectionError as error:
-        msg = f"cannot {what} {where}: {error}. Is the region right, and the network open?"
-        raise ConnectionError(msg) from error
-    except ClientError as error:
-        remedy = _remedy(error.response["Error"]["Code"])
-        if remedy is None:
-            raise
-        raise Refused(f"cannot {what} {where}: {_said(error)}. {remedy}; {doctor}") from error
-    except BotoCoreError as error:
-        if "config profile" in str(error):
-            raise Refused(f"cannot {what} {where}: {error}") from error
-        raise
-
-
-def _remedy(code: str) -> str | None:
-    if code in _QUOTA:
-        return "Ask for a higher quota of vCPUs (Service Quotas, EC2), or use fewer nodes"
-    if code in _DENIED:
-        return "Allow it: docs/aws/airflow-policy.json is all that Airflow needs"
-    if code in _BAD_KEYS:
-        return "The credentials are wrong or have expired: renew those of the connection"
-    if code == "NoSuchBucket":
-        return "Make the bucket, or correct `bucket` in LUMOS_CLOUD"
-    if code == "InvalidInstanceId":  # SSM: not online any more, another look will tell
-        return None
-    if code.startswith("Invalid") or code in ("MissingParameter", "InstanceTypeNotSupported"):
-        return "Correct it in LUMOS_CLOUD"
-    return None

@@ -24,12 +24,11 @@ from lumos_airflow.hooks.torchrun_ec2 import (
     RUN,
     STARTING,
     Instance,
-    NoCapacity,
-    Refused,
     TorchrunEc2Hook,
 )
 from lumos_airflow.reach import MACHINE, verb_environment
 from lumos_airflow.record import Book, Record, run_key
+from lumos_airflow.refusals import NoCapacity, Refused
 
 # After a verb has ended its instances go within seconds; a record that ended long ago is sure.
 _SETTLED = dt.timedelta(minutes=15)

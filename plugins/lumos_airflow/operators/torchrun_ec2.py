@@ -21,7 +21,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lumos.cloud import Cloud, Machine, read_cloud
-from lumos.codes import BAD_INPUT, REFUSED, RESUME
+from lumos.codes import RESUME
 from lumos.host.folder import Conflict
 from lumos.host.job import JOB, Job, Lock, Node, Shipped
 from lumos.host.process import Ended
@@ -34,13 +34,20 @@ from lumos_airflow.hooks.torchrun_ec2 import (
     LAUNCH,
     NOT_OVER,
     TASK,
-    NoCapacity,
-    Refused,
     TorchrunEc2Hook,
 )
 from lumos_airflow.operators.verb import VerbOperator
 from lumos_airflow.reach import MACHINE, verb_environment
-from lumos_airflow.record import Book, End, Record, task_of
+from lumos_airflow.record import (
+    WHY_REPLACED,
+    Book,
+    End,
+    Record,
+    is_done,
+    is_final,
+    task_of,
+)
+from lumos_airflow.refusals import NoCapacity, Refused
 from lumos_airflow.triggers.torchrun_ec2 import LaunchTrigger
 
 # A worker only takes steps, each of a few calls; the waits are the trigger's.
@@ -72,7 +79,7 @@ class Ec2VerbOperator(VerbOperator):
         self.log.info("business date %s, recipe %s", self.date, self.recipe)
         with self._told(context):
             book, record = self._open(context)
-            if record.state == "ended" and not _is_final(record.end):
+            if record.state == "ended" and not is_final(record.end):
                 self.log.info("the try before ended with a fault: launching anew")
                 record = book.write(record.next_launch("the try before ended with a fault"))
             return self._walk(context, book, record)
@@ -190,7 +197,7 @@ class Ec2VerbOperator(VerbOperator):
         """Whether the launch was the last one, or must be replaced."""
         if is_done(end):
             return book.write(record.but(state="ended", end=end))
-        why = end.last_error if end.cause == "lost" else _WHY.get(end.cause, end.last_error)
+        why = end.last_error if end.cause == "lost" else WHY_REPLACED.get(end.cause, end.last_error)
         if record.launch + 1 >= self._machine.launches:
             message = f"{record.launch + 1} launches were lost or taken back, the last one: {why}"
             lost = End(code=-1, cause="lost", last_error=message)
@@ -360,27 +367,6 @@ class TorchrunEc2Operator(Ec2VerbOperator):
     def processes(self, machine: Machine) -> int:
         """Ranks a node."""
         return machine.processes or self.recipe_processes()
-
-
-_WHY = {
-    "spot": "AWS took a spot instance back",
-    "shutdown": "the instance was shut down",
-    "ended": "the verb saved its state and left",
-}
-
-
-def is_done(end: End) -> bool:
-    """Whether a launch that ended so was the last one; else another one goes on from its state."""
-    if end.cause == "lost":
-        return False
-    if end.code in (0, BAD_INPUT, REFUSED) or end.cause in ("budget", "stop"):
-        return True
-    return end.code != RESUME and end.cause not in ("spot", "shutdown")
-
-
-def _is_final(end: End | None) -> bool:
-    """Whether a retry must say the same again, rather than try again."""
-    return end is not None and (end.code in (0, BAD_INPUT, REFUSED) or end.cause == "budget")
 
 
 def _read_again(book: Book) -> Record:

@@ -18,8 +18,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from lumos.cloud import Cloud, Machine
 from lumos.host.folder import Folder
 from lumos.host.job import HEARTBEAT, LOG, RESULT, Result, chunk_name, unpack_lines
-from lumos_airflow.hooks.torchrun_ec2 import STARTING, Refused, TorchrunEc2Hook
+from lumos_airflow.hooks.torchrun_ec2 import STARTING, TorchrunEc2Hook
 from lumos_airflow.record import End, Record, combined
+from lumos_airflow.refusals import Refused
 
 What = Literal["online", "ended", "lost", "gone", "again", "late", "refused"]
 
