@@ -59,7 +59,7 @@ class Shipper:
         self._folder, self._instance_id = folder, instance_id
         self._lines: list[Line] = []
         self._guard = threading.Lock()
-        self._number = 0
+        self._number = self._num_due = 0
 
     @property
     def num_chunks(self) -> int:
@@ -75,12 +75,15 @@ class Shipper:
         """Write what has come, one chunk at a time; only one thread may."""
         while True:
             with self._guard:
-                chunk = self._lines[:_CHUNK_LINES]
+                # One that failed stays as it was: it may be there all the same, and read by now.
+                self._num_due = self._num_due or min(len(self._lines), _CHUNK_LINES)
+                chunk = self._lines[: self._num_due]
             if not chunk:
                 return
             self._folder.write(chunk_name(self._instance_id, self._number + 1), pack_lines(chunk))
             with self._guard:
                 del self._lines[: len(chunk)]
+                self._num_due = 0
             self._number += 1
 
 
@@ -229,7 +232,7 @@ def read_secrets(secrets: Mapping[str, str], region: str) -> dict[str, str]:
     found = {}
     for name, secret in secrets.items():
         try:
-            found[name] = manager.get_secret_value(SecretId=secret)["SecretString"]
+            answer = manager.get_secret_value(SecretId=secret)
         except ClientError as error:
             msg = (
                 f"the secret {secret} for {name} cannot be read by this machine's role "
@@ -237,6 +240,13 @@ def read_secrets(secrets: Mapping[str, str], region: str) -> dict[str, str]:
                 "correct [secrets] in LUMOS_CLOUD"
             )
             raise RuntimeError(msg) from error
+        if "SecretString" not in answer:
+            msg = (
+                f"the secret {secret} for {name} is binary, and a variable is text: store it as "
+                "text, or correct [secrets] in LUMOS_CLOUD"
+            )
+            raise RuntimeError(msg)
+        found[name] = answer["SecretString"]
     return found
 
 

@@ -1,0 +1,367 @@
+"""The agent on a machine that really runs, around a verb that does as it is told.
+
+One machine serves all tests of this file: each has a job of its own on it, and no other
+``shutdown`` than the machine's is ever called.
+"""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lumos.host import agent, bootstrap
+from lumos.host.folder import Folder
+from lumos.host.job import JOB, RESULT, STOP, Job, Result, chunk_name, pack_lines, unpack_lines
+from lumos.settings import REPOSITORY
+from tests.cloud.aws import Aws
+from tests.cloud.faults import Rule
+from tests.cloud.instance import Instance
+from tests.cloud.waiting import eventually
+
+pytestmark = pytest.mark.timeout(60)
+BUCKET = "acme"
+
+
+class Storage:
+    """A folder in memory; the test says what becomes of each write."""
+
+    def __init__(self, *fates: str) -> None:
+        self.written: dict[str, bytes] = {}
+        self.names: list[str] = []
+        self._fates = list(fates)
+
+    def write(self, name: str, data: bytes) -> str:
+        fate = self._fates.pop(0) if self._fates else "ok"
+        if fate != "fails":
+            self.written[name] = data
+            self.names.append(name)
+        if fate != "ok":
+            raise OSError(fate)
+        return "etag"
+
+
+def shipped(storage: Storage) -> list[tuple[int, str]]:
+    return [
+        line for name in sorted(storage.written) for line in unpack_lines(storage.written[name])
+    ]
+
+
+# -- the log
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.text())))
+def test_any_line_arrives_as_it_was(lines):
+    assert unpack_lines(pack_lines(lines)) == lines
+
+
+def test_chunks_come_in_order_and_whole_whatever_fails_now_and_then():
+    storage = Storage("ok", "fails", "fails", "ok", "lost", "fails", "ok", "lost", "lost")
+    shipper = agent.Shipper(storage, "i-1")
+    lines = [(20, f"line {number}") for number in range(9000)]
+    for start in range(0, 9000, 1500):
+        for line in lines[start : start + 1500]:
+            shipper.add(*line)
+        try:
+            shipper.ship()
+        except OSError:
+            continue
+    agent.insist(shipper.ship, pause=0.001)
+    assert shipped(storage) == lines
+    assert sorted(storage.written) == [chunk_name("i-1", n + 1) for n in range(shipper.num_chunks)]
+    assert storage.names == sorted(storage.names)
+
+
+def test_a_chunk_that_may_have_been_read_already_never_changes():
+    storage = Storage("lost")
+    shipper = agent.Shipper(storage, "i-1")
+    shipper.add(20, "before")
+    with pytest.raises(OSError, match="lost"):
+        shipper.ship()
+    read = dict(storage.written)
+    shipper.add(20, "after")
+    shipper.ship()
+    assert {name: storage.written[name] for name in read} == read
+    assert shipped(storage) == [(20, "before"), (20, "after")]
+
+
+def test_lines_may_come_from_any_thread_while_they_are_shipped():
+    storage = Storage()
+    shipper = agent.Shipper(storage, "i-1")
+    writers = [
+        threading.Thread(target=lambda n=n: [shipper.add(n, str(i)) for i in range(3000)])
+        for n in range(4)
+    ]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        shipper.ship()
+    shipper.ship()
+    for n in range(4):
+        assert [text for level, text in shipped(storage) if level == n] == list(
+            map(str, range(3000))
+        )
+
+
+def test_insisting_ends_with_the_last_error():
+    tries: list[int] = []
+
+    def act() -> None:
+        tries.append(1)
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        agent.insist(act, patience_seconds=0.05, pause=0.001)
+    assert len(tries) > 2
+
+
+# -- on a machine
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it is, around another program than ``lumos``."""
+    folder = Path(tmp_path_factory.mktemp("code"))
+    ignored = shutil.ignore_patterns("__pycache__", "__main__.py")
+    shutil.copytree(REPOSITORY / "lumos", folder / "lumos", ignore=ignored)
+    stand_in = REPOSITORY / "tests" / "cloud" / "verb_stand_in.py"
+    shutil.copy(stand_in, folder / "lumos" / "__main__.py")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    with Aws(Path(tmp_path_factory.mktemp("cloud")), boot_seconds=0.0, agent_seconds=0.0) as aws:
+        aws.client("s3").create_bucket(Bucket=BUCKET)
+        network = aws.network()
+        aws.client("ec2").run_instances(
+            ImageId=network["ami"],
+            MinCount=1,
+            MaxCount=1,
+            IamInstanceProfile={"Name": network["instance_profile"]},
+            MetadataOptions={"HttpTokens": "required"},
+        )
+        (instance,) = aws.instances()
+        eventually(lambda: instance.state == "running")
+        yield SimpleNamespace(aws=aws, instance=instance)
+
+
+class Bench:
+    """One job on the machine."""
+
+    def __init__(self, aws: Aws, instance: Instance, code: Path, name: str) -> None:
+        self.aws, self.instance, self.code = aws, instance, code
+        self.folder = Folder(aws.client("s3"), f"s3://{BUCKET}/jobs/{name}/000")
+        self.states = f"s3://{BUCKET}/states/{name}"
+        self.path = instance.folder / f"{name}.json"
+
+    def start(self, *do: str, **changes: Any) -> subprocess.Popen[bytes]:
+        """The agent, as the bootstrap starts it; asked again it is the same job."""
+        job = Job.model_validate(
+            {
+                "arguments": ("score", "--date=2024-05-10", *(f"--set=do={each}" for each in do)),
+                "processes": None,
+                "nodes": ({"instance_id": self.instance.id, "address": "127.0.0.1"},),
+                "rendezvous_port": 29400,
+                "wheels": (),
+                "lock": {"path": "lock", "sha256": "0" * 64},
+                "environment": {"LUMOS_STATES": self.states},
+                "secrets": {},
+                "home": f"~/{self.path.stem}",
+                "region": "us-east-1",
+                "budget_seconds": 3600,
+                "beat_seconds": 0.1,
+                **changes,
+            }
+        )
+        data = job.model_dump_json().encode()
+        self.folder.write(JOB, data)
+        self.path.write_bytes(data)
+        return self.instance.start(
+            [sys.executable, "-m", "lumos.host.agent", f"{self.folder.uri}/{JOB}", str(self.path)],
+            {"PYTHONPATH": str(self.code)},
+            cwd=self.instance.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, *do: str, **changes: Any) -> Result:
+        self.start(*do, **changes).communicate(timeout=40)
+        return self.result
+
+    @property
+    def result(self) -> Result:
+        found = self.folder.read(f"{self.instance.id}/{RESULT}")
+        assert found is not None, "no result"
+        return Result.model_validate_json(found.data)
+
+    @property
+    def log(self) -> list[str]:
+        listed = self.folder.of(self.instance.id).list(after="log-")
+        names = sorted(name for name in listed.written if name.startswith("log-"))
+        chunks = (self.folder.read(f"{self.instance.id}/{name}") for name in names)
+        return [text for chunk in chunks for _, text in unpack_lines(chunk.data)]
+
+    def is_working(self) -> bool:
+        return any("working" in line for line in self.log)
+
+    def everything(self) -> bytes:
+        """All bytes of all objects, by their names."""
+        s3 = self.aws.client("s3")
+        keys = [item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET)["Contents"]]
+        bodies = [s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys]
+        return b"\n".join([*(key.encode() for key in keys), *bodies])
+
+
+@pytest.fixture
+def bench(host: SimpleNamespace, code: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    name = request.node.name.removeprefix("test_").replace("[", "-").replace("]", "")[:60]
+    yield Bench(host.aws, host.instance, code, name)
+    host.aws.faults.rules.clear()
+
+
+def puts(ending: str) -> Callable[[Any], bool]:
+    return lambda call: ending in call.parameters["Key"]
+
+
+def test_the_log_is_whole_and_the_result_counts_it_while_storage_fails(bench):
+    rule = Rule("deny", "s3", "PutObject", caller="instance", when=puts("/log-"), nth=(1, 3))
+    bench.aws.faults.add(rule)
+    result = bench.run("lines:5000")
+    assert (result.code, result.cause) == (0, "ended")
+    assert json.loads(result.last_line)["verb"] == "score"
+    said = [line for line in bench.log if "stand-in: line " in line]
+    assert said == [f"12:00:00 INFO stand-in: line {number}" for number in range(5000)]
+    assert bench.folder.read(chunk_name(bench.instance.id, result.num_chunks)) is not None
+    assert bench.folder.read(chunk_name(bench.instance.id, result.num_chunks + 1)) is None
+    assert bench.aws.faults.struck(rule) == 2
+
+
+def test_the_result_is_written_however_often_storage_refuses_it_first(bench):
+    rule = Rule("deny", "s3", "PutObject", caller="instance", when=puts(RESULT), times=2)
+    bench.aws.faults.add(rule)
+    assert bench.run("exit:3").code == 3
+    assert bench.aws.faults.struck(rule) == 2
+    assert bench.result.last_error == "12:00:00 ERROR lumos: the sentence for people"
+
+
+def test_a_job_that_is_asked_for_again_runs_once(bench):
+    first = bench.start("work")
+    eventually(bench.is_working)
+    second = bench.start("work")
+    _, said = second.communicate(timeout=20)
+    assert b"runs here already" in said
+    assert second.returncode == 0
+    assert first.poll() is None
+    bench.folder.write(STOP, b"")
+    first.communicate(timeout=20)
+    assert first.returncode == bench.result.code == 75
+    assert bench.result.cause == "stop"
+    before = bench.everything()
+    _, said = bench.start("work").communicate(timeout=20)
+    assert b"ran here already" in said
+    assert bench.everything() == before
+
+
+def test_what_a_killed_agent_began_is_not_begun_again_there(bench):
+    first = bench.start("work")
+    eventually(bench.is_working)
+    first.kill()
+    first.communicate()
+    verbs = lambda: [p for p in bench.aws.processes(bench.instance.id) if "score" in p.cmdline()]  # noqa: E731
+    eventually(lambda: not verbs())
+    again = bench.start("report")
+    again.communicate(timeout=20)
+    assert again.returncode == 0
+    assert bench.folder.read(f"{bench.instance.id}/{RESULT}") is None
+
+
+def test_a_machine_that_shuts_down_has_its_verb_save_and_leave(bench):
+    running = bench.start("work")
+    eventually(bench.is_working)
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=20)
+    assert (bench.result.code, bench.result.cause) == (75, "shutdown")
+    assert "asking the verb to save and leave: this machine is shutting down" in bench.log
+    bucket, key = bench.states.removeprefix("s3://").split("/", 1)
+    saved = bench.aws.client("s3").get_object(Bucket=bucket, Key=f"{key}/state")
+    assert saved["Body"].read() == b"saved"
+
+
+def test_a_verb_out_of_time_is_asked_to_save_and_leave(bench):
+    result = bench.run("work", budget_seconds=1.5)
+    assert (result.code, result.cause) == (75, "budget")
+    assert result.seconds >= 1.5
+
+
+def test_the_switch_is_put_off_while_a_verb_runs_and_set_for_soon_after_it(bench):
+    running = bench.start("work")
+    eventually(bench.is_working)
+    switch = bench.instance.folder / ".shutdown"
+    eventually(lambda: switch.read_text() == str(agent.ALIVE_MINUTES))
+    bench.folder.write(STOP, b"")
+    running.communicate(timeout=20)
+    assert switch.read_text() == str(agent.ENDED_MINUTES)
+
+
+# -- secrets
+
+
+def test_a_secret_reaches_the_verb_and_is_written_nowhere(bench):
+    word = "hunter2-but-longer"
+    manager = bench.aws.client("secretsmanager")
+    manager.create_secret(Name="lumos/word", SecretString=word)
+    result = bench.run("report", secrets={"MLFLOW_TRACKING_PASSWORD": "lumos/word"})
+    assert result.code == 0
+    assert word.encode() not in bench.everything()
+    assert not any(word in path.read_text(errors="replace") for path in files(bench))
+    seen = Bench(bench.aws, bench.instance, bench.code, "secret-seen")
+    # Only a verb that says its environment aloud gives it away: so it was there.
+    said = seen.run("environment", secrets={"MLFLOW_TRACKING_PASSWORD": "lumos/word"})
+    assert json.loads(said.last_line)["environment"]["MLFLOW_TRACKING_PASSWORD"] == word
+
+
+def files(bench: Bench) -> list[Path]:
+    return [path for path in bench.instance.folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("kind", ["missing", "denied", "binary"])
+def test_a_secret_that_cannot_be_read_is_a_sentence(bench, kind):
+    name = f"lumos/{kind}"
+    if kind == "binary":
+        bench.aws.client("secretsmanager").create_secret(Name=name, SecretBinary=b"\x00")
+    if kind == "denied":
+        bench.aws.faults.add(Rule("deny", "secretsmanager", caller="instance"))
+    result = bench.run("report", secrets={"WORD": name})
+    assert result.code == 1
+    assert f"the secret {name} for WORD" in result.last_error
+    assert "[secrets] in LUMOS_CLOUD" in result.last_error
+    assert not any("stand-in" in line for line in bench.log)
+
+
+# -- what the machine knows of itself
+
+
+def test_metadata_is_asked_for_with_a_session_s_token_only(host, monkeypatch):
+    base = host.instance.environment["AWS_EC2_METADATA_SERVICE_ENDPOINT"]
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"{base}/")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{base}/latest/meta-data/instance-id", timeout=5)
+    assert bootstrap.metadata("instance-id") == host.instance.id
+    assert bootstrap.metadata("spot/instance-action") is None
+    host.instance.notice = 1.0
+    try:
+        assert json.loads(bootstrap.metadata("spot/instance-action"))["action"] == "terminate"
+    finally:
+        host.instance.notice = None
