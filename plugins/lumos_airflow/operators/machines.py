@@ -6,6 +6,7 @@ run, whether something of it is still there.
 """
 
 import datetime as dt
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import ValidationError
 
 from lumos.cloud import Cloud, read_cloud
 from lumos.host.folder import Folder
@@ -29,6 +31,8 @@ from lumos_airflow.hooks.torchrun_ec2 import (
 from lumos_airflow.reach import MACHINE, verb_environment
 from lumos_airflow.record import Book, Record, run_key
 from lumos_airflow.refusals import NoCapacity, Refused
+
+log = logging.getLogger(__name__)
 
 # After a verb has ended its instances go within seconds; a record that ended long ago is sure.
 _SETTLED = dt.timedelta(minutes=15)
@@ -130,26 +134,33 @@ class ReapMachinesOperator(BaseOperator):
         with told():
             hook = TorchrunEc2Hook(cloud_of_here())
             found = hook.find({}, states=(*STARTING, "stopping", "stopped"))
-            doomed = dict(overdue(found, hook.jobs, dt.datetime.now(dt.UTC)))
-            for instance_id, why in doomed.items():
+            doomed: dict[str, str] = {}
+            # One by one: an answer that is missing for one must not keep those before it alive.
+            for instance_id, why in overdue(found, hook.jobs, dt.datetime.now(dt.UTC)):
                 self.log.warning("%s: %s", instance_id, why)
-            if self.dry_run != "True":
-                hook.terminate(list(doomed))
+                doomed[instance_id] = why
+                if self.dry_run != "True":
+                    hook.terminate([instance_id])
         done = "would be ended" if self.dry_run == "True" else "ended"
         self.log.info("%d instances, %d of them %s", len(found), len(doomed), done)
         return doomed
 
 
 def overdue(found: Iterable[Instance], jobs: Folder, now: dt.datetime) -> Iterator[tuple[str, str]]:
-    """Instances that nobody needs any more, and why."""
+    """Instances that nobody needs any more, and why; first those of which the tag alone says so."""
+    settled = []
     for each in found:
         expires = _time(each.tags.get(EXPIRES, ""))
         if expires is None or now > expires:
             yield each.instance_id, f"its time was over at {expires or 'no time that is told'}"
+        elif now - each.launched >= _SETTLED:
+            settled.append(each)
+    for each in settled:
+        try:
+            record = Book(jobs, each.tags.get(JOB, "unknown")).read()
+        except ValidationError as error:  # of another version of ours: its time will tell
+            log.warning("%s: its record cannot be understood: %s", each.instance_id, error)
             continue
-        if now - each.launched < _SETTLED:
-            continue
-        record = Book(jobs, each.tags.get(JOB, "unknown")).read()
         if record is None:
             yield each.instance_id, "its job has no record"
         elif record.state == "ended":
