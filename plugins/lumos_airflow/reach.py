@@ -55,7 +55,8 @@ def verb_environment(settings: Settings, cloud: Cloud, place: Place, **own: str)
         raise AirflowFailException(msg)
     address = found["MLFLOW_TRACKING_URI"]
     scheme = address.partition(":")[0]
-    if scheme not in place.trackers:
+    # Who names another address in [environment] knows what is there.
+    if "MLFLOW_TRACKING_URI" not in cloud.environment and scheme not in place.trackers:
         msg = (
             f"MLFLOW_TRACKING_URI={scheme}:... cannot be reached from {place.name}; "
             "give the http(s):// address of a tracking server"

@@ -42,12 +42,14 @@ def test_all_dags_parse_within_a_second_and_import_nothing_heavy():
     assert found["parse_s"] <= 1
 
 
-def test_the_platform_that_is_not_built_yet_fails_at_parse_with_a_sentence():
-    found = parse({**os.environ, "LUMOS_PLATFORM": "aws"})
-    assert found["num_dags"] == 0
-    assert {name.removesuffix(".py") for name in found["import_errors"]} == DAGS
-    for text in found["import_errors"].values():
-        assert "LUMOS_PLATFORM=aws is not available in this version" in text
+def test_a_cloud_that_is_not_described_fails_at_parse_with_a_sentence(tmp_path):
+    wrong = tmp_path / "cloud.toml"
+    wrong.write_text('region = "nowhere"')
+    for path, says in (("", "needs LUMOS_CLOUD, a file as"), (str(wrong), "region: String should")):
+        found = parse({**os.environ, "LUMOS_PLATFORM": "aws", "LUMOS_CLOUD": path})
+        assert found["num_dags"] == 0
+        for text in found["import_errors"].values():
+            assert says in text
 
 
 def test_the_five_dags_are_there_and_documented_for_on_call(dags):

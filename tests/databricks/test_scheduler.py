@@ -2,7 +2,6 @@
 
 import datetime as dt
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 import demo.airflow
 from demo.airflow import LocalAirflow
 from demo.client import Run
-from demo.processes import Component
 from tests.databricks.deployment import BUCKET, CLUSTER, cloud_file
 from tests.databricks.workspace import Workspace
 
@@ -86,13 +84,7 @@ def test_a_triggerer_killed_and_started_again_goes_on_with_the_run(airflow, work
     (asked,) = runs_of(workspace, run)
     links = airflow.call("GET", path)["extra_links"]
     assert links["Databricks run"].endswith(f"/run/{asked['run_id']}")
-    (old,) = [each for each in airflow._components if each.name == "triggerer"]
-    for process in psutil.Process(old._guard.pid).children(recursive=True):
-        process.send_signal(signal.SIGKILL)
-    old.join()
-    airflow._components[airflow._components.index(old)] = Component(
-        "triggerer", old._guard.args[4:], folder=airflow.run_folder, environment=airflow.environment
-    )
+    airflow.crash("triggerer")
     assert airflow.wait([run], timeout_seconds=PATIENCE_SECONDS) == {run: "success"}
     assert airflow.xcom(run, "sequences")["verb"] == "sequences"
     assert len(runs_of(workspace, run)) == 1
