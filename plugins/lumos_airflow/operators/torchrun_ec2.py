@@ -53,6 +53,7 @@ from lumos_airflow.triggers.torchrun_ec2 import LaunchTrigger
 # A worker only takes steps, each of a few calls; the waits are the trigger's.
 _STEP_MINUTES = 30
 _MOST_CONFLICTS = 20
+_MOST_ARGUMENT_BYTES = 131_072  # Linux's MAX_ARG_STRLEN
 
 
 class Ec2VerbOperator(VerbOperator):
@@ -157,7 +158,7 @@ class Ec2VerbOperator(VerbOperator):
             self._record = record
             self.log.info("going on with job %s, which is %s", task.key, record.state)
             return book, record
-        self._environment()  # refuses before it costs
+        self._refuse()
         wheels = ship(self._cloud, self._cloud.wheels)
         now = dt.datetime.now(dt.UTC).replace(microsecond=0)
         record = Record(
@@ -175,6 +176,18 @@ class Ec2VerbOperator(VerbOperator):
             return book, book.write(record)
         except Conflict:
             return book, _read_again(book)
+
+    def _refuse(self) -> None:
+        """What cannot work, before it costs anything."""
+        self._environment()
+        self.processes(self._machine)
+        for each in self.arguments:
+            if not _fits(each):
+                msg = (
+                    f"no command line can hold {each[:60]!a}: an argument is text in UTF-8, "
+                    "without NUL, of less than 128 KiB"
+                )
+                raise AirflowFailException(msg)
 
     def _take(self, book: Book, record: Record, event: Mapping[str, Any]) -> Record:
         """Write down what the trigger saw."""
@@ -367,6 +380,14 @@ class TorchrunEc2Operator(Ec2VerbOperator):
     def processes(self, machine: Machine) -> int:
         """Ranks a node."""
         return machine.processes or self.recipe_processes()
+
+
+def _fits(argument: str) -> bool:
+    """Whether Linux can hand it to a program."""
+    try:
+        return "\0" not in argument and len(argument.encode()) < _MOST_ARGUMENT_BYTES
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
+        return False
 
 
 def _read_again(book: Book) -> Record:
