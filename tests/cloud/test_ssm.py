@@ -13,7 +13,7 @@ from tests.cloud.waiting import eventually
 
 
 def test_a_command_is_accepted_only_once_the_agent_has_reported(tmp_path: Path) -> None:
-    with Aws(tmp_path, boot_seconds=0.2, agent_seconds=0.2) as aws:
+    with Aws(tmp_path, boot_seconds=0.2, agent_seconds=2.0) as aws:
         aws.client("ec2").run_instances(**request(aws))
         (instance,) = aws.instances()
         with pytest.raises(ClientError) as error:
