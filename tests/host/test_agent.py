@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lumos.host import agent, bootstrap
@@ -62,6 +62,8 @@ def shipped(storage: Storage) -> list[tuple[int, str]]:
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.text())))
+@example([(20, "what splitlines() splits at: \x0b \x0c \x1c \x1d \x1e \x85 \u2028 \u2029 \r\n")])
+@example([(20, "half a pair: \ud800")])
 def test_any_line_arrives_as_it_was(lines):
     assert unpack_lines(pack_lines(lines)) == lines
 
@@ -126,7 +128,43 @@ def test_insisting_ends_with_the_last_error():
     assert len(tries) > 2
 
 
+def test_a_verb_that_does_not_leave_when_asked_is_ended_later(monkeypatch):
+    asked: list[str] = []
+    verb = SimpleNamespace(
+        interrupt=lambda: asked.append("leave"), stop=lambda: asked.append("end")
+    )
+    running = agent.Agent(a_job("i-1"), Storage(), "i-1")
+    running._command = verb
+    running.ask("stop")
+    running.ask("spot")
+    running._look_around()
+    assert (asked, running.cause) == (["leave"], "stop")
+    monkeypatch.setattr(agent, "_SAVE_SECONDS", 0.0)
+    running._look_around()
+    assert asked == ["leave", "end"]
+
+
 # -- on a machine
+
+
+def a_job(instance_id: str, **changes: Any) -> Job:
+    return Job.model_validate(
+        {
+            "arguments": (),
+            "processes": None,
+            "nodes": ({"instance_id": instance_id, "address": "127.0.0.1"},),
+            "rendezvous_port": 29400,
+            "wheels": (),
+            "lock": {"path": "lock", "sha256": "0" * 64},
+            "environment": {},
+            "secrets": {},
+            "home": "~/lumos",
+            "region": "us-east-1",
+            "budget_seconds": 3600,
+            "beat_seconds": 0.1,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -168,22 +206,12 @@ class Bench:
 
     def start(self, *do: str, **changes: Any) -> subprocess.Popen[bytes]:
         """The agent, as the bootstrap starts it; asked again it is the same job."""
-        job = Job.model_validate(
-            {
-                "arguments": ("score", "--date=2024-05-10", *(f"--set=do={each}" for each in do)),
-                "processes": None,
-                "nodes": ({"instance_id": self.instance.id, "address": "127.0.0.1"},),
-                "rendezvous_port": 29400,
-                "wheels": (),
-                "lock": {"path": "lock", "sha256": "0" * 64},
-                "environment": {"LUMOS_STATES": self.states},
-                "secrets": {},
-                "home": f"~/{self.path.stem}",
-                "region": "us-east-1",
-                "budget_seconds": 3600,
-                "beat_seconds": 0.1,
-                **changes,
-            }
+        job = a_job(
+            self.instance.id,
+            arguments=("score", "--date=2024-05-10", *(f"--set=do={each}" for each in do)),
+            environment={"LUMOS_STATES": self.states},
+            home=f"~/{self.path.stem}",
+            **changes,
         )
         data = job.model_dump_json().encode()
         self.folder.write(JOB, data)
