@@ -26,11 +26,17 @@ POLL_SECONDS = 0.3
 
 
 def build_wheel(folder: Path) -> Path:
-    """The project's own, as ``make wheel`` makes it."""
+    """The project's own, as ``make wheel`` makes it; from a copy, for building leaves files."""
+    source = folder / "source"
+    source.mkdir(parents=True)
+    for name in ("lumos", "include"):
+        shutil.copytree(REPOSITORY / name, source / name, symlinks=True)
+    for name in ("pyproject.toml", "requirements.in", "README.md"):
+        shutil.copy(REPOSITORY / name, source)
     subprocess.run(
         [
             *(Path(sys.executable).with_name("uv"), "build", "--quiet", "--wheel", "--offline"),
-            *("--no-build-isolation", "--python", sys.executable, "--out-dir", folder, REPOSITORY),
+            *("--no-build-isolation", "--python", sys.executable, "--out-dir", folder, source),
         ],
         check=True,
     )
