@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lumos_airflow.hooks.torchrun_ec2 import TorchrunEc2Hook
 from lumos_airflow.operators.torchrun_ec2 import Ec2VerbOperator, TorchrunEc2Operator
@@ -131,6 +131,7 @@ def test_the_program_that_a_shell_is_given_cannot_end_early_nor_be_filled_in_by_
 
 @settings(deadline=None)
 @given(tasks, *counts)
+@example(Task("d" * 300, "r" * 300, "t" * 300, 10**9, 10**6), 99, 10**6)
 def test_what_ec2_is_asked_stays_within_its_limits(task, launch, attempt):
     record = a_record(task, launch=launch, attempt=attempt)
     hook = Spy()
