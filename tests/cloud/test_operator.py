@@ -263,6 +263,14 @@ def test_a_command_that_is_killed_on_a_live_machine_is_found_out(aws):
     assert len(aws.instances()) == 2
 
 
+def test_a_machine_that_cannot_begin_is_a_fault_and_not_replaced_again_and_again(aws):
+    aws.faults.add(Rule("deny", "s3", "GetObject", caller="instance"))
+    with pytest.raises(AirflowException, match=r"exit code 1: the command on .* was Failed") as one:
+        drive(verb(), TaskInstance())
+    assert type(one.value) is AirflowException
+    assert len(aws.instances()) == 1
+
+
 @pytest.mark.parametrize("machine", [{"launches": 2}])
 def test_machines_are_not_replaced_for_ever(aws):
     def die(waiting: TaskDeferred) -> None:

@@ -142,9 +142,9 @@ class LaunchTrigger(BaseTrigger):
             return self._ended()
         missing = [each for each in self.record.instance_ids if each not in self._results]
         for each in missing:
-            why = self._why_lost(each, ages[each])
-            if why:
-                return self._event("lost", why)
+            end = self._silent_end(each, ages[each])
+            if end is not None:
+                return self._event("ended", end=end)
         return None
 
     def _has_all(self) -> bool:
@@ -208,31 +208,34 @@ class LaunchTrigger(BaseTrigger):
         for level, text in unpack_lines(data):
             self.log.log(level if level in _LEVELS else logging.INFO, "%s%s", place, text)
 
-    def _why_lost(self, instance_id: str, age_seconds: float | None) -> str:
-        """Why a machine that has not answered never will; empty while it may."""
+    def _silent_end(self, instance_id: str, age_seconds: float | None) -> End | None:
+        """How it ended on a machine that has not said so and never will; ``None`` while it may."""
         poll = self.machine.poll_seconds
         waited = time.monotonic() - self._began
         quiet = waited if age_seconds is None else age_seconds
         if quiet < _QUIET * poll:
-            return ""
+            return None
         found = self._hook.describe([instance_id]).get(instance_id)
         if found is not None and found.state not in STARTING:
-            return f"{instance_id} was {found.state} and had not said how the verb ended"
+            return _lost(f"{instance_id} was {found.state} and had not said how the verb ended")
         if age_seconds is None:
-            return self._why_never(instance_id, waited)
+            return self._never_begun(instance_id, waited)
         if quiet > _SILENT * poll:
-            return f"{instance_id} runs, and has said nothing for {quiet:.0f} s"
-        return ""
+            return _lost(f"{instance_id} runs, and has said nothing for {quiet:.0f} s")
+        return None
 
-    def _why_never(self, instance_id: str, waited: float) -> str:
+    def _never_begun(self, instance_id: str, waited: float) -> End | None:
         assert self.record.command_id is not None
         found = self._hook.invocation(self.record.command_id, instance_id)
         if found is not None and found.status in _DEAD_COMMANDS:
             said = f": {found.error}" if found.error else ""
-            return f"the command on {instance_id} was {found.status} before the verb{said}"
+            why = f"the command on {instance_id} was {found.status} before the verb{said}"
+            # What fails so (a right to the bucket, a broken image) fails on every other machine.
+            is_fault = found.status == "Failed"
+            return End(code=1, cause="ended", last_error=why) if is_fault else _lost(why)
         if waited > _NEVER_SEEN * self.machine.poll_seconds + 60:
-            return f"{instance_id} did not begin within {waited:.0f} s"
-        return ""
+            return _lost(f"{instance_id} did not begin within {waited:.0f} s")
+        return None
 
     def _load_cursor(self, launch: Folder) -> None:
         if not self._cursor and (found := launch.read(_SEEN)):
@@ -257,3 +260,7 @@ class LaunchTrigger(BaseTrigger):
 _LEVELS: Mapping[int, str] = {
     number: logging.getLevelName(number) for number in (10, 20, 30, 40, 50)
 }
+
+
+def _lost(why: str) -> End:
+    return End(code=-1, cause="lost", last_error=why)
