@@ -24,7 +24,10 @@ RUN uv pip install --no-cache --require-hashes --compile-bytecode -r requirement
 COPY --chown=airflow:root pyproject.toml requirements.in README.md ./
 COPY --chown=airflow:root lumos ./lumos
 COPY --chown=airflow:root include ./include
-RUN uv pip install --no-cache --no-deps --no-build-isolation --compile-bytecode . \
+# The wheel is what rented machines and Databricks get (`wheels` of LUMOS_CLOUD).
+RUN SOURCE_DATE_EPOCH=315532800 uv build --quiet --wheel --no-build-isolation --out-dir dist . \
+ && rm -rf build \
+ && uv pip install --no-cache --no-deps --compile-bytecode dist/lumos-*.whl \
  && cd / && python -m lumos.aggregate.prepare
 
 COPY --chown=airflow:root plugins ./plugins
