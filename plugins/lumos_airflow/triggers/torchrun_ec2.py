@@ -63,6 +63,7 @@ class LaunchTrigger(BaseTrigger):
         self._results: dict[str, Result] = {}
         self._first_result = 0.0
         self._gaps = self._num_unseen = 0
+        self._is_cursor_read = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Where this class is found again, and its arguments."""
@@ -238,9 +239,12 @@ class LaunchTrigger(BaseTrigger):
         return None
 
     def _load_cursor(self, launch: Folder) -> None:
-        if not self._cursor and (found := launch.read(_SEEN)):
+        if self._is_cursor_read:
+            return
+        if found := launch.read(_SEEN):
             pairs = (line.split() for line in found.data.decode().splitlines())
             self._cursor = {instance_id: int(number) for instance_id, number in pairs}
+        self._is_cursor_read = True
 
     def _store_cursor(self, launch: Folder) -> None:
         """After a restart of the triggerer the log goes on here; said twice rather than lost."""
