@@ -169,6 +169,8 @@ def test_a_retry_goes_on_with_the_machine_that_boots_and_the_command_that_runs(a
     waiting = deferred(verb("work"), TaskInstance(try_number=3))
     assert waiting.trigger.record.state == "running"
     assert (len(aws.instances()), len(aws.commands())) == (1, 1)
+    # Before it listens for SIGTERM a verb has nothing to save, and just ends.
+    eventually(lambda: is_working(aws, aws.instances()[0].id), 30)
     Folder(aws.client("s3"), f"s3://{BUCKET}/lumos/jobs/{waiting.trigger.record.key}/000").write(
         "stop", b""
     )
@@ -221,7 +223,7 @@ def test_a_spot_instance_taken_back_saves_first_and_another_one_goes_on(aws, cap
     def take_back(waiting: TaskDeferred) -> None:
         if waiting.trigger.record.state == "running" and waiting.trigger.record.launch == 0:
             (instance,) = aws.alive()
-            eventually(lambda: is_working(aws, instance.id))
+            eventually(lambda: is_working(aws, instance.id), 30)
             aws.interrupt(instance.id, 5)
 
     report = drive(verb("work"), TaskInstance(), at_defer=take_back)
@@ -436,7 +438,7 @@ def test_a_restart_of_the_triggerer_neither_loses_nor_repeats_a_line(aws, capsys
     arguments = waiting.trigger.serialize()[1]
     first = LaunchTrigger(**arguments)
     (instance,) = aws.alive()
-    eventually(lambda: is_working(aws, instance.id))
+    eventually(lambda: is_working(aws, instance.id), 30)
     assert first.look() is None
     assert LaunchTrigger(**arguments).look() is None
     assert capsys.readouterr().out.count("stand-in: working") == 1
