@@ -123,7 +123,7 @@ def context(ti: TaskInstance, operator: Any) -> dict[str, Any]:
     return {"ti": ti, "task": operator, "run_id": ti.run_id, "outlet_events": {}}
 
 
-def fire(deferred: TaskDeferred, seconds: float = 60) -> dict[str, Any]:
+def fire(deferred: TaskDeferred, seconds: float = 100) -> dict[str, Any]:
     """Run a trigger as the triggerer does, from its serialised form; gives its event."""
     path, arguments = deferred.trigger.serialize()
     trigger = type(deferred.trigger)(**json.loads(json.dumps(arguments)))
@@ -142,7 +142,7 @@ def drive(
     ti: TaskInstance,
     *,
     at_defer: Callable[[TaskDeferred], None] | None = None,
-    seconds: float = 60,
+    seconds: float = 100,
 ) -> dict[str, Any]:
     """Take a task through workers and triggerer to its end; each step has a fresh operator."""
     operator = make()

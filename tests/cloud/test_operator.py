@@ -34,7 +34,7 @@ from tests.cloud.deployment import (
 from tests.cloud.faults import Call, Rule
 from tests.cloud.waiting import eventually
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def aws(tmp_path: Path, wheel: Path, machine: dict, monkeypatch) -> Iterator[Aws
             aws.states = tmp_path / "states"  # type: ignore[attr-defined]
             yield aws
             # The last promise of every test here.
-            eventually(lambda: not aws.alive(), 15)
+            eventually(lambda: not aws.alive())
             most = aws.most_running("-m lumos (train|score)").values()
             assert all(each <= machine.get("nodes", 1) for each in most)
 
@@ -383,7 +383,7 @@ def test_killing_a_task_amid_a_step_ends_its_machine(aws):
 def test_a_machine_that_nobody_asks_for_any_more_switches_itself_off_after_its_verb(aws):
     running(verb("lines:3"), TaskInstance())
     (instance,) = aws.alive()
-    eventually(lambda: instance.state == "terminated", 20)
+    eventually(lambda: instance.state == "terminated")
     assert instance.why == "shutdown"
 
 
@@ -393,7 +393,7 @@ def test_a_machine_whose_agent_is_gone_switches_itself_off(aws):
     (instance,) = aws.alive()
     eventually(lambda: aws.most_running("-m lumos score"))
     aws.client("ssm").cancel_command(CommandId=waiting.trigger.record.command_id)
-    eventually(lambda: instance.state == "terminated", 20)
+    eventually(lambda: instance.state == "terminated")
     assert instance.why == "shutdown"
 
 
@@ -401,7 +401,7 @@ def test_a_machine_that_nobody_ever_used_switches_itself_off(aws):
     aws.minute_seconds = 0.05
     deferred(verb(), TaskInstance())
     (instance,) = aws.instances()
-    eventually(lambda: instance.state == "terminated", 20)
+    eventually(lambda: instance.state == "terminated")
     assert instance.why == "shutdown"
 
 

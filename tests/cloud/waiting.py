@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(predicate: Callable[[], T], seconds: float = 10.0) -> T:
+def eventually(predicate: Callable[[], T], seconds: float = 30.0) -> T:
     """The first true answer.
 
     Raises:
