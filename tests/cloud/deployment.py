@@ -43,14 +43,14 @@ def build_wheel(folder: Path) -> Path:
     return next(folder.glob("lumos-*.whl"))
 
 
-def stand_in_wheel(wheel: Path, folder: Path) -> Path:
-    """The same agent, around another program than ``lumos``."""
+def wheel_around(name: str, other: str, wheel: Path, folder: Path) -> Path:
+    """The project's wheel, the file ``lumos/NAME`` of it replaced by ``tests/cloud/OTHER``."""
     found = folder / wheel.name
-    with zipfile.ZipFile(wheel) as real, zipfile.ZipFile(found, "w") as other:
+    with zipfile.ZipFile(wheel) as real, zipfile.ZipFile(found, "w") as changed:
         for item in real.infolist():
-            if item.filename != "lumos/__main__.py":
-                other.writestr(item, real.read(item))
-        other.write(Path(__file__).with_name("verb_stand_in.py"), "lumos/__main__.py")
+            if item.filename != f"lumos/{name}":
+                changed.writestr(item, real.read(item))
+        changed.write(Path(__file__).with_name(other), f"lumos/{name}")
     return found
 
 

@@ -9,7 +9,6 @@ import os
 import random
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from lumos_airflow.record import Record, Task
 
 from tests.cloud.aws import Aws
-from tests.cloud.deployment import BUCKET, DATE, cloud_file
+from tests.cloud.deployment import BUCKET, DATE, cloud_file, wheel_around
 from tests.cloud.faults import Call, Rule
 from tests.cloud.pilot import Pilot, storm_of
 from tests.cloud.trainer import DIARY, STEPS
@@ -69,13 +68,7 @@ class Verdict:
 
 def trainer_wheel(wheel: Path, folder: Path) -> Path:
     """The project's wheel with the quick trainer for its command line."""
-    found = folder / wheel.name
-    with zipfile.ZipFile(wheel) as real, zipfile.ZipFile(found, "w") as other:
-        for item in real.infolist():
-            if item.filename != "lumos/cli.py":
-                other.writestr(item, real.read(item))
-        other.write(Path(__file__).with_name("trainer.py"), "lumos/cli.py")
-    return found
+    return wheel_around("cli.py", "trainer.py", wheel, folder)
 
 
 class Weather:

@@ -29,7 +29,7 @@ from tests.cloud.deployment import (
     drive,
     entered,
     folder_wheel,
-    stand_in_wheel,
+    wheel_around,
 )
 from tests.cloud.waiting import eventually
 
@@ -195,7 +195,7 @@ def verb(*overrides: str, **options: str) -> Ec2VerbOperator:
 def aws(tmp_path, monkeypatch):
     package = folder_wheel(REPOSITORY / "lumos", tmp_path / "lumos-0-py3-none-any.whl")
     (tmp_path / "code").mkdir()
-    wheel = stand_in_wheel(package, tmp_path / "code")
+    wheel = wheel_around("__main__.py", "verb_stand_in.py", package, tmp_path / "code")
     with (
         Aws(tmp_path / "cloud", boot_seconds=0.0, agent_seconds=0.0) as aws,
         entered(aws, cloud_file(aws, tmp_path, [wheel]), monkeypatch),

@@ -141,6 +141,14 @@ def test_more_ranks_than_gpus_are_refused(aws):
 @pytest.mark.parametrize("machine", [{"processes": 8}, {"instance_type": "c5.large"}])
 def test_a_rank_for_each_gpu_or_a_machine_without_any_is_fine(aws):
     check("train")
+    assert asked_dry(aws) == ["true"]
+    assert alive(aws) == set()
+
+
+def asked_dry(aws: Aws) -> list[str]:
+    """How each start that was asked for was meant."""
+    starts = [call for call in aws.calls if call.action == "RunInstances"]
+    return [str(call.parameters["DryRun"]).lower() for call in starts]
 
 
 @pytest.mark.parametrize(
@@ -169,8 +177,10 @@ def test_a_bucket_that_is_not_there_is_named(aws):
 
 
 def test_no_capacity_now_stops_nobody_who_would_wait_for_it(aws):
-    aws.faults.add(Rule("capacity", action="RunInstances"))
+    rule = aws.faults.add(Rule("capacity", action="RunInstances"))
     check()
+    assert aws.faults.struck(rule) > 0
+    assert alive(aws) == set()
 
 
 def test_an_aws_that_fails_may_be_asked_again(aws):

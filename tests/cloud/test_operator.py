@@ -29,7 +29,7 @@ from tests.cloud.deployment import (
     drive,
     entered,
     fire,
-    stand_in_wheel,
+    wheel_around,
 )
 from tests.cloud.faults import Call, Rule
 from tests.cloud.waiting import eventually
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    return stand_in_wheel(build_wheel(folder / "real"), folder)
+    return wheel_around("__main__.py", "verb_stand_in.py", build_wheel(folder / "real"), folder)
 
 
 @pytest.fixture
@@ -369,7 +369,8 @@ def test_killing_a_deferred_task_ends_its_machine_and_all_that_ran_there(aws):
     (instance,) = aws.alive()
     eventually(lambda: aws.most_running("-m lumos score"))
     asyncio.run(waiting.trigger.on_kill())
-    eventually(lambda: not aws.processes(instance.id))
+    assert eventually(lambda: not aws.processes(instance.id))
+    assert instance.why == "TerminateInstances"
 
 
 def test_killing_a_task_amid_a_step_ends_its_machine(aws):

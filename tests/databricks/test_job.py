@@ -90,8 +90,10 @@ def test_the_end_of_another_verb_or_half_of_one_is_not_ours():
 def test_variables_are_set_before_the_verb_starts(verb, monkeypatch, name):
     import os
 
-    verb(lambda arguments: 0 if os.environ[name] == "given" else 1)
+    seen = []
+    verb(lambda arguments: seen.append(os.environ[name]) or 0)
     monkeypatch.setenv(name, "before")
     job = Job(arguments=("score", "--date=x"), environment={name: "given"})
     monkeypatch.setattr(sys, "argv", ["lumos", pack(job)])
     main()
+    assert seen == ["given"]
