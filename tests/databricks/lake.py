@@ -12,6 +12,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections import Counter
 from typing import Any
 
 import lake_tasks as tasks
@@ -33,6 +34,7 @@ _CODES = {
 
 router = APIRouter()
 _running: set[asyncio.Task] = set()
+_looks: Counter[str] = Counter()
 _minilake_execute = jobs._execute_run
 
 
@@ -168,6 +170,7 @@ async def runs() -> list[dict[str, Any]]:
             "request": run["_request"],
             "attempts": len(run["tasks"]),
             "repairs": len(run["_history"]) - 1,
+            "looks": _looks[str(run["run_id"])],
         }
         for run in jobs._state["runs"].values()
     ]
@@ -184,6 +187,8 @@ def main() -> None:
 
     @app.middleware("http")
     async def answer(request: Request, call_next: Any) -> Any:
+        if request.url.path.endswith("/runs/get"):
+            _looks[request.query_params.get("run_id", "")] += 1
         fault = tasks.take("path", lambda path: path in request.url.path)
         if fault is None:
             return await call_next(request)

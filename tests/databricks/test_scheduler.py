@@ -63,11 +63,14 @@ def begin(airflow: LocalAirflow, *settings: str) -> Run:
     return run
 
 
-def wait_for_trigger(airflow: LocalAirflow, run: Run) -> None:
-    """Until a triggerer runs it: before that, nothing hears of a kill."""
-    path = f"/dags/verbs/dagRuns/{run.run_id}/taskInstances/sequences"
-    eventually(lambda: airflow.call("GET", path)["triggerer_job"])
-    time.sleep(3)
+def wait_for_trigger(workspace: Workspace, run: Run) -> None:
+    """Until a triggerer looks at the run: before that, nothing hears of a kill."""
+
+    def looks() -> int:
+        return sum(each["looks"] for each in runs_of(workspace, run))
+
+    before = looks()  # by the worker, which has left
+    eventually(lambda: looks() > before + 1)
 
 
 def state(airflow: LocalAirflow, run: Run) -> str:
@@ -96,7 +99,7 @@ def test_a_waiting_task_marked_failed_leaves_no_process_and_cleared_runs_anew(
     started = tmp_path / "pid"
     run = begin(airflow, "first_seconds=300", f"memory={tmp_path / 'ran'}", f"started={started}")
     pid = int(eventually(lambda: started.exists() and started.read_text()))
-    wait_for_trigger(airflow, run)
+    wait_for_trigger(workspace, run)
     path = f"/dags/verbs/dagRuns/{run.run_id}/taskInstances/sequences"
     airflow.call("PATCH", path, json={"new_state": "failed"})
     eventually(lambda: not psutil.pid_exists(pid))
