@@ -52,6 +52,7 @@ class Verb:
     flags: tuple[Flag, ...] = ()
     needs_date: bool = True
     needs_lake: bool = True
+    takes_future: bool = False
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -119,6 +120,15 @@ VERBS: Mapping[str, Verb] = {
     "rollback": Verb("lumos.serve.registry:rollback", "make the previous champion champion again"),
     "score": Verb("lumos.serve.score:score", "forecast the days after --date", (_MODEL,)),
     "publish": Verb("lumos.serve.publish:publish", "calibrate, gate and publish scores"),
+    "retract": Verb(
+        "lumos.serve.retract:retract",
+        "take back what was published for --date; readers get the previous publication",
+        (
+            Flag("reason", str, None, "why, for whoever asks later"),
+            Flag("version", _whole(0, 10**9 - 1), None, "which (default: the date's newest)"),
+        ),
+        takes_future=True,  # a clock that was wrong may have published one
+    ),
     "assign": Verb(
         "lumos.experiment.assignment:assign", "assign users to variants", (_EXPERIMENT,)
     ),
@@ -163,7 +173,8 @@ def request_from(arguments: argparse.Namespace, today: dt.date) -> Request:
         if arguments.date is None and verb.needs_date:
             msg = f"lumos {arguments.verb} needs --date YYYY-MM-DD, the last day observed"
             raise ValueError(msg)
-        date = today if arguments.date is None else parse_date(arguments.date, today=today)
+        last = dt.date.max if verb.takes_future else today
+        date = today if arguments.date is None else parse_date(arguments.date, today=last)
     except ValidationError as error:
         raise BadInput(explain(error)) from error
     except ValueError as error:

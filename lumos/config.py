@@ -196,10 +196,22 @@ class ScoringConfig(Config):
 
 
 class PublishingConfig(Config):
-    """The gate before Pacman reads: share of scored users expected, and how long scores live."""
+    """The gate before Pacman reads, and how long scores live.
+
+    Attributes:
+        min_coverage: Share of the active users that must have a score.
+        max_calibration_error: On matured days, as a share.
+        max_volume_change: How far the number of scores may be from that of the last publications.
+        max_drift: How unlike those of the last publications each task's scores may be: the largest
+            difference between two shares of users with a score up to some value (Kolmogorov and
+            Smirnov's distance).
+        valid_days: Days after ``as_of`` on which scores may be used.
+    """
 
     min_coverage: float = Field(default=0.99, gt=0, le=1)
     max_calibration_error: float = Field(default=0.1, gt=0, le=1)
+    max_volume_change: float = Field(default=0.3, gt=0)
+    max_drift: float = Field(default=0.3, gt=0, le=1)
     valid_days: int = Field(default=2, ge=1)
 
 

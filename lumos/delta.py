@@ -4,7 +4,7 @@ import datetime as dt
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -239,3 +239,46 @@ def replace(
         else:
             break
     return DeltaTable(uri).version()
+
+
+def rewrite(uri: str, schema: pa.Schema, change: Callable[[pa.Table], pa.Table | None]) -> int:
+    """Put ``change(rows)`` in the place of all rows of a small table, as if nobody else wrote.
+
+    Another writer's commit in between is seen: the change is then asked for again, of its rows.
+
+    Args:
+        uri: The table; created if it is missing.
+        schema: Of the rows; columns that the table lacks are added to it, with nulls.
+        change: Gives the new rows, or ``None`` where there is nothing to do.
+
+    Returns:
+        The Delta version that has the change.
+
+    Raises:
+        CommitFailedError: Others were faster, again and again.
+    """
+    for attempt in range(_COMMIT_ATTEMPTS):
+        if open_table(uri) is None:
+            DeltaTable.create(uri, schema, mode="ignore")
+        add_columns(uri, schema)
+        table = DeltaTable(uri)
+        found = pa.table(table.scan()).select(schema.names)
+        nullable = pa.schema([field.with_nullable(True) for field in schema])
+        rows = change(found.cast(nullable))
+        if rows is None:
+            return table.version()
+        try:
+            write_deltalake(
+                table,
+                rows,
+                mode="overwrite",
+                commit_properties=CommitProperties(max_commit_retries=0),
+                writer_properties=WriterProperties(compression="ZSTD"),
+            )
+        except CommitFailedError:
+            if attempt == _COMMIT_ATTEMPTS - 1:
+                raise
+            time.sleep(random.uniform(0.02, 0.1) * 2**attempt)
+        else:
+            return table.version()
+    raise AssertionError("unreachable")

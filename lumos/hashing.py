@@ -1,7 +1,8 @@
-"""Spark's ``xxhash64`` of user ids, so that a user is in the bucket that Spark would choose."""
+"""Spark's ``xxhash64``: of user ids, for the bucket that Spark would choose, and of whole rows."""
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 _PRIMES = (
     0x9E3779B185EBCA87,
@@ -29,11 +30,52 @@ def buckets_of(user_ids: pa.Array, num_buckets: int) -> np.ndarray:
     return buckets
 
 
-def hash_ids(user_ids: pa.Array) -> np.ndarray:
+def hash_rows(rows: pa.Table) -> np.ndarray:
+    """Spark's ``xxhash64(first column, second column, ...)`` of each row.
+
+    Every column is hashed with what came out before it as the seed; a null changes nothing.
+
+    Args:
+        rows: Columns of strings, doubles and dates, N rows.
+
+    Returns:
+        uint64 of shape (N,).
+
+    Raises:
+        TypeError: A column of another type.
+    """
+    hashed = np.full(rows.num_rows, _SPARK_SEED)
+    for column in rows.columns:
+        cells = column.combine_chunks()
+        valid = cells.is_valid().to_numpy(zero_copy_only=False)
+        if valid.all():
+            hashed = _hash_column(cells, hashed)
+        else:
+            hashed[valid] = _hash_column(cells.drop_null(), hashed[valid])
+    return hashed
+
+
+def _hash_column(cells: pa.Array, seed_N: np.ndarray) -> np.ndarray:
+    if pa.types.is_string(cells.type):
+        return hash_ids(cells, seed_N)
+    if pa.types.is_float64(cells.type):
+        # As Java sees them: one zero, one NaN.
+        values = cells.to_numpy() + 0.0
+        values[np.isnan(values)] = np.nan
+        return xxhash64(values.astype("<f8").view(np.uint8).reshape(-1, 8), seed_N)
+    if pa.types.is_date32(cells.type):
+        days = pc.cast(cells, pa.int32()).to_numpy().astype("<i4")
+        return xxhash64(days.view(np.uint8).reshape(-1, 4), seed_N)
+    msg = f"a column of type {cells.type}, expected string, double or date"
+    raise TypeError(msg)
+
+
+def hash_ids(user_ids: pa.Array, seed_N: np.ndarray | None = None) -> np.ndarray:
     """Spark's ``xxhash64`` of each id.
 
     Args:
         user_ids: Strings of any length, without nulls, N of them.
+        seed_N: uint64 of shape (N,); Spark's own seed if not given.
 
     Returns:
         uint64 of shape (N,).
@@ -47,24 +89,27 @@ def hash_ids(user_ids: pa.Array) -> np.ndarray:
     # Ids of one length are hashed together: there are few lengths, and no loop over users.
     for length in np.unique(lengths):
         same = np.flatnonzero(lengths == length)
-        hashed[same] = xxhash64(characters[edges[same][:, None] + np.arange(length)])
+        seed = None if seed_N is None else seed_N[same]
+        hashed[same] = xxhash64(characters[edges[same][:, None] + np.arange(length)], seed)
     return hashed
 
 
-def xxhash64(texts: np.ndarray) -> np.ndarray:
-    """XXH64 with Spark's seed.
+def xxhash64(texts: np.ndarray, seed_N: np.ndarray | None = None) -> np.ndarray:
+    """XXH64.
 
     Args:
         texts: uint8 of shape (N, L): N texts of L bytes each.
+        seed_N: uint64 of shape (N,); Spark's seed if not given.
 
     Returns:
         uint64 of shape (N,).
     """
     number, length = texts.shape
-    state = np.full(number, _SPARK_SEED + _P5, np.uint64)
+    seed = np.full(number, _SPARK_SEED) if seed_N is None else seed_N
+    state = seed + _P5
     start = length // _STRIPE * _STRIPE
     if start:
-        state = _stripes(_words(texts[:, :start], "<u8"))
+        state = _stripes(_words(texts[:, :start], "<u8"), seed)
     state += np.uint64(length)
     eights = (length - start) // 8
     for word in _words(texts[:, start : start + 8 * eights], "<u8").T:
@@ -82,11 +127,11 @@ def xxhash64(texts: np.ndarray) -> np.ndarray:
     return state ^ state >> np.uint64(32)
 
 
-def _stripes(words: np.ndarray) -> np.ndarray:
+def _stripes(words: np.ndarray, seed: np.ndarray) -> np.ndarray:
     """The state after all whole stripes of four lanes each."""
     # Wrapped around in Python: numpy warns of it in scalars, although not in arrays.
     starts = (_PRIMES[0] + _PRIMES[1], _PRIMES[1], 0, -_PRIMES[0])
-    lanes = [np.full(len(words), (int(_SPARK_SEED) + start) % 2**64, np.uint64) for start in starts]
+    lanes = [seed + np.uint64(start % 2**64) for start in starts]
     for place, word in enumerate(words.T):
         lanes[place % 4] = _rotated(lanes[place % 4] + word * _P2, 31) * _P1
     turned = [_rotated(lane, by) for lane, by in zip(lanes, (1, 7, 12, 18), strict=True)]

@@ -1,24 +1,27 @@
 """The verb ``publish``: calibrate a day's forecasts, judge them, and commit them once.
 
-Staged in memory, judged, committed in one Delta version, read back and checked, and only then
-named by a manifest row: a consumer (:func:`read_scores`) sees a whole publication or none,
-whenever this process dies and whoever publishes at the same moment.
+Read shard by shard, staged in files that nobody sees, judged, committed in one Delta version, read
+back and checked, and only then named by a manifest row: a consumer
+(:func:`~lumos.serve.manifest.read_scores`) sees a whole publication or none, whenever this process
+dies and whoever publishes at the same moment.
 """
 
 import datetime as dt
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow.parquet import ParquetFile
 
 from lumos import ledger
-from lumos.accio.contract import open_sequences
-from lumos.config import Recipe, Task
-from lumos.delta import predicate, read, replace
+from lumos.accio.storage import filesystem_of, patiently
+from lumos.accio.table import Columns, SequenceTable
+from lumos.delta import DataFile, data_files, open_table, rewrite
+from lumos.progress import progress
 from lumos.serve.calibrate import (
     Calibration,
     Evaluated,
@@ -26,83 +29,104 @@ from lumos.serve.calibrate import (
     fit,
     read_evaluated,
 )
+from lumos.serve.gate import Measures, recent, verdicts
 from lumos.serve.inputs import is_active
-from lumos.serve.manifest import Manifest, checksum, committed, read_scores, row
+from lumos.serve.manifest import (
+    LIVE,
+    RETRACTED,
+    SUPERSEDED,
+    Checksum,
+    Manifest,
+    TamperedScores,
+    manifests_of,
+    published,
+    read_manifests,
+    read_scores,
+    refuse_future,
+)
 from lumos.serve.metrics import Metric, write_metrics
-from lumos.serve.stage import stage
+from lumos.serve.rolls import Roll, compare
+from lumos.serve.stage import forecast_columns, stage, whole_users
+from lumos.serve.staging import Staging, claimed
 from lumos.tables import table_uri, tables
-from lumos.verbs import GateRefused, Report, Request, TableWritten
+from lumos.verbs import BadInput, GateRefused, Report, Request, TableWritten
 
-__all__ = ["publish", "read_scores"]
+__all__ = ["publish", "read_scores", "table_of"]
 
 log = logging.getLogger(__name__)
 
+_BATCH_ROWS = 2**18
+
 
 @dataclass(frozen=True)
-class Staged:
-    """Everything about to be published, and what the gate has to know about it."""
+class Job:
+    """What a publication is made from."""
 
-    rows: pa.Table
-    found_versions: frozenset[str]
+    request: Request
+    forecasts: ledger.Entry
+    evaluated: Evaluated
     calibration: Calibration
-    errors: Mapping[str, float]
-    num_active: int
+
+    @property
+    def inputs(self) -> dict[str, int | str]:
+        """What the ledger compares a rerun by."""
+        return {"forecasts": self.forecasts.version, "calibrator": self.calibration.version}
+
+    @property
+    def pinned(self) -> str:
+        """All tables behind the publication, as JSON for its manifest."""
+        made_from = {
+            **self.forecasts.inputs,
+            "forecasts": self.forecasts.version,
+            "evaluations_as_of": self.evaluated.as_of.isoformat(),
+        }
+        return json.dumps(made_from, sort_keys=True)
+
+
+@dataclass
+class Staged:
+    """What is known of the files that are about to be published."""
+
+    checksum: Checksum
+    measures: Measures = field(default_factory=Measures)
 
 
 def publish(request: Request) -> Report:
     """Publish the scores of ``--date``.
 
     Raises:
-        BadInput: No forecasts for the date, or their model version has no evaluation.
-        GateRefused: Rows are missing or out of range, or the calibration is off; nothing was
-            published, and ``metrics`` says what was measured.
+        BadInput: No forecasts for the date, or their model version has no evaluation, or the date
+            or a live manifest lies in the future.
+        GateRefused: Rows are missing, unusual or out of range, or the calibration is off; nothing
+            was published, and ``metrics`` says what was measured. Or the date was retracted.
     """
     settings, recipe, date = request.settings, request.recipe, request.date
     forecasts = ledger.require(
         settings, recipe, "forecasts", date, remedy=f"Run `lumos score --date {date}` first."
     )
     _require_quality(request)
+    manifests = read_manifests(settings, recipe)
+    refuse_future(recipe, manifests, date)
+    _refuse_retracted(request, manifests)
     evaluated = read_evaluated(settings, recipe, str(forecasts.inputs["model"]), date)
-    calibration = fit(recipe, evaluated)
-    inputs: dict[str, int | str] = {
-        "forecasts": forecasts.version,
-        "calibrator": calibration.version,
-    }
-    if done := ledger.already_done(request, "scores", inputs):
+    job = Job(request, forecasts, evaluated, fit(recipe, evaluated))
+    if done := ledger.already_done(request, "scores", job.inputs):
         return done
-    staged = _stage(request, forecasts, calibration, evaluated)
-    measured = _judge(request, staged)
-    pinned = {
-        **forecasts.inputs,
-        "forecasts": forecasts.version,
-        "evaluations_as_of": evaluated.as_of.isoformat(),
-    }
-    calibrator = calibration.store(settings, recipe)
-    written = _commit(request, staged, json.dumps(pinned, sort_keys=True))
+    with claimed(request) as staging, tempfile.TemporaryDirectory(prefix="lumos-publish-") as at:
+        staged = Staged(Checksum(recipe))
+        measured = _judge(job, staging, staged, manifests, Path(at))
+        calibrator = job.calibration.store(settings, recipe)
+        written = _announce(job, staging, staged)
     report = request.report(
         tables=(*written, write_metrics(request, measured)),
         metrics={metric.name: metric.value for metric in measured},
         details={
-            "model_version": calibration.model_version,
-            "calibrator_version": calibration.version,
+            "model_version": job.calibration.model_version,
+            "calibrator_version": job.calibration.version,
             "calibrator": calibrator,
         },
     )
-    return ledger.record(request, report, inputs=inputs, tables_written=written)
-
-
-def _stage(
-    request: Request, forecasts: ledger.Entry, calibration: Calibration, evaluated: Evaluated
-) -> Staged:
-    recipe = request.recipe
-    day = _read_forecasts(request, forecasts.version)
-    return Staged(
-        rows=stage(recipe, request.date, day, calibration),
-        found_versions=frozenset(pc.unique(day["model_version"]).to_pylist()),
-        calibration=calibration,
-        errors={task.name: cross_fitted_error(task, evaluated) for task in recipe.tasks},
-        num_active=_num_active(request, int(forecasts.inputs["sequences"])),
-    )
+    return ledger.record(request, report, inputs=job.inputs, tables_written=written)
 
 
 def _require_quality(request: Request) -> None:
@@ -116,112 +140,173 @@ def _require_quality(request: Request) -> None:
     )
 
 
-def _read_forecasts(request: Request, version: int) -> pa.Table:
-    """The day's forecasts at the pinned version, sorted by user and day."""
-    rows = read(
-        table_uri(request.settings, request.recipe, "forecasts"),
-        version=version,
-        where=predicate(as_of=request.date),
-    )
-    if rows is None:
-        msg = f"the forecasts table is gone; run `lumos score --date {request.date} --force`"
+def _refuse_retracted(request: Request, manifests: Iterable[Manifest]) -> None:
+    of_date = [manifest for manifest in manifests if manifest.as_of == request.date]
+    if of_date and of_date[-1].state == RETRACTED and not request.force:
+        msg = (
+            f"the scores of {request.date} were published and taken back ({of_date[-1].reason}); "
+            f"to publish them again on purpose: `lumos publish --date {request.date} --force`"
+        )
         raise GateRefused(msg)
-    return rows.sort_by([("user_id", "ascending"), ("horizon_day", "ascending")])
 
 
-def _num_active(request: Request, sequences_version: int) -> int:
-    """How many users should have a score: counted anew, not taken from the scorer."""
-    recipe = request.recipe
-    within = recipe.scoring.active_within_days
-    table = open_sequences(request.settings, recipe, sequences_version)
-    return sum(int(is_active(users, request.date, within).sum()) for users in table.users())
-
-
-def _judge(request: Request, staged: Staged) -> list[Metric]:
-    """The gate. Returns what it measured; a refusal is recorded in `metrics` as well.
+def _judge(
+    job: Job, staging: Staging, staged: Staged, manifests: list[Manifest], scratch: Path
+) -> list[Metric]:
+    """Stage everything, and let the gate decide; a refusal is recorded in `metrics` as well.
 
     Raises:
         GateRefused: Names everything that is wrong.
     """
-    recipe = request.recipe
-    measured = [_coverage(recipe, staged), _one_model(staged)]
-    for task in recipe.tasks:
-        measured += [_calibration(recipe, task, staged), _range(recipe, task, staged)]
-    if wrong := [metric.message for metric in measured if metric.message]:
+    request, recipe = job.request, job.request.recipe
+    scored, active = Roll(scratch / "scored"), Roll(scratch / "active")
+    _stage(job, staging, staged, scored)
+    _call_active(request, int(job.forecasts.inputs["sequences"]), active)
+    measured = verdicts(
+        recipe,
+        staged.measures,
+        compare(active, scored),
+        {task.name: cross_fitted_error(task, job.evaluated) for task in recipe.tasks},
+        job.calibration.model_version,
+        recent(manifests, request.date),
+    )
+    for metric in measured:
+        if metric.verdict == "warning":
+            log.warning("%s", metric.message)
+    if wrong := [metric.message for metric in measured if metric.verdict == "critical"]:
         write_metrics(request, measured)
         raise GateRefused("nothing was published: " + "; ".join(wrong))
+    log.info("the gate let %d scores pass", staged.measures.num_rows)
     return measured
 
 
-def _verdict(name: str, value: float, problem: str) -> Metric:
-    return Metric(name, value, verdict="critical" if problem else "ok", message=problem)
+def _stage(job: Job, staging: Staging, staged: Staged, scored: Roll) -> None:
+    """Write the scores of each shard of the forecasts to a file, and measure them on the way."""
+    request = job.request
+    shards = _shards(job)
+    with progress("staging", len(shards)) as advance:
+
+        def parts(files: list[DataFile]) -> Iterator[pa.Table]:
+            for days in whole_users(_batches(job, files)):
+                part = stage(request.recipe, request.date, days, job.calibration)
+                staged.measures.add(request.recipe, part)
+                staged.checksum.add(part.rows)
+                scored.add(part.rows["user_id"].combine_chunks())
+                yield part.rows
+
+        for shard, files in shards.items():
+            staging.write(shard, parts(files))
+            log.info("shard %d of %d is staged", shard + 1, len(shards))
+            advance()
 
 
-def _coverage(recipe: Recipe, staged: Staged) -> Metric:
-    least = recipe.publishing.min_coverage
-    share = staged.rows.num_rows / staged.num_active if staged.num_active else 0.0
-    problem = (
-        f"{staged.rows.num_rows} users have whole forecasts, {staged.num_active} are active "
-        f"(at least {least:.0%} of them expected)"
-    )
-    return _verdict("coverage", share, "" if least <= share <= 1 else problem)
+def _shards(job: Job) -> dict[int, list[DataFile]]:
+    """The date's files of `forecasts` at the pinned version, from the log alone."""
+    request = job.request
+    uri = table_uri(request.settings, request.recipe, "forecasts")
+    table = open_table(uri, job.forecasts.version)
+    if table is None:
+        msg = f"the forecasts table is gone; run `lumos score --date {request.date} --force`"
+        raise BadInput(msg)
+    shards: dict[int, list[DataFile]] = {}
+    for file in sorted(data_files(table), key=lambda file: file.path):
+        if file.partition["as_of"] == request.date:
+            shards.setdefault(int(file.partition["shard"]), []).append(file)
+    return dict(sorted(shards.items()))
 
 
-def _one_model(staged: Staged) -> Metric:
-    found, named = sorted(staged.found_versions), staged.calibration.model_version
-    problem = f"forecasts are of model versions {found}, not of {named} alone"
-    return _verdict("num_model_versions", float(len(found)), "" if found == [named] else problem)
+def _batches(job: Job, files: list[DataFile]) -> Iterator[pa.Table]:
+    request = job.request
+    uri = table_uri(request.settings, request.recipe, "forecasts")
+    system, prefix = filesystem_of(uri)
+    for file in files:
+        path = f"{uri.removeprefix(prefix)}/{file.path}"
+        with patiently(lambda path=path: ParquetFile(path, filesystem=system), path) as parquet:  # type: ignore[misc]
+            names = [n for n in forecast_columns(request.recipe) if n in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=names, use_threads=False):
+                yield pa.Table.from_batches([batch])
 
 
-def _calibration(recipe: Recipe, task: Task, staged: Staged) -> Metric:
-    error, most = staged.errors[task.name], recipe.publishing.max_calibration_error
-    problem = f"{task.name} is off by {error:.3f} on matured days (at most {most} allowed)"
-    return _verdict(f"{task.name}.calibration_error", error, "" if error <= most else problem)
+def _call_active(request: Request, sequences_version: int, active: Roll) -> None:
+    """Who should have a score: found anew, not taken from the scorer."""
+    recipe = request.recipe
+    uri = table_uri(request.settings, recipe, "sequences")
+    for users in SequenceTable.open(uri, Columns(activity=()), sequences_version).users():
+        ours = is_active(users, request.date, recipe.scoring.active_within_days)
+        active.add(pa.array(users.user_id[ours], pa.string()))
 
 
-def _range(recipe: Recipe, task: Task, staged: Staged) -> Metric:
-    values = staged.rows[task.name].to_numpy()
-    outside = ~np.isfinite(values)
-    # What a formula of amounts may give at least, it alone knows.
-    minimum = [column.minimum for column in recipe.activity if column.name == task.column]
-    if task.is_binary:
-        outside |= (values < 0) | (values > 1)
-    elif minimum and minimum[0] is not None:
-        outside |= values < min(minimum[0], 0.0) * task.window_days
-    number = int(outside.sum())
-    problem = f"{task.name} is no number or out of range for {number} users"
-    return _verdict(f"{task.name}.out_of_range", float(number), problem if number else "")
+def _announce(job: Job, staging: Staging, staged: Staged) -> tuple[TableWritten, ...]:
+    """Scores in one commit, read back and checked; then the manifest that makes them public.
 
-
-def _commit(request: Request, staged: Staged, inputs: str) -> tuple[TableWritten, ...]:
-    """Scores in one commit, read back and checked; then the manifest that makes them public."""
-    settings, recipe, date = request.settings, request.recipe, request.date
-    table = tables(recipe)["scores"]
-    version = replace(
-        table_uri(settings, recipe, "scores"),
-        staged.rows,
-        where=predicate(as_of=date),
-        partition=table.partition,
-    )
-    digest = checksum(staged.rows, recipe)
-    if checksum(committed(settings, recipe, date, version), recipe) != digest:
-        msg = f"another publisher replaced the scores of {date} meanwhile; nothing was announced"
-        raise RuntimeError(msg)
+    Where the very same is public already, nothing is touched.
+    """
+    request, settings, recipe = job.request, job.request.settings, job.request.recipe
     manifest = Manifest(
-        as_of=date,
-        scores_version=version,
-        num_rows=staged.rows.num_rows,
-        checksum=digest,
-        model_version=staged.calibration.model_version,
-        calibrator_version=staged.calibration.version,
-        inputs=inputs,
-        valid_until=date + dt.timedelta(days=recipe.publishing.valid_days),
+        as_of=request.date,
+        scores_version=-1,
+        state=LIVE,
+        num_rows=staged.checksum.num_rows,
+        columns=staged.checksum.columns,
+        checksum=staged.checksum.value,
+        model_version=job.calibration.model_version,
+        calibrator_version=job.calibration.version,
+        inputs=job.pinned,
+        spread=staged.measures.spread_json(),
+        created=dt.datetime.now(dt.UTC),
+        valid_until=request.date + dt.timedelta(days=recipe.publishing.valid_days),
     )
-    manifests = replace(
-        table_uri(settings, recipe, "manifests"), row(manifest, recipe), where=predicate(as_of=date)
-    )
-    log.info("published %d scores of %s, version %d", manifest.num_rows, date, version)
+    standing = _standing(job, manifest)
+    if standing is not None:
+        log.info("the same scores of %s are public already, at version %d", *standing)
+        version, manifests = standing[1], _version_of(request)
+    else:
+        version = staging.commit()
+        log.info("committed scores of %s, version %d", request.date, version)
+        manifest = Manifest.model_validate({**manifest.model_dump(), "scores_version": version})
+        for _ in published(settings, recipe, manifest):
+            pass  # a fault here leaves a commit that no manifest names
+        manifests = rewrite(*table_of(request), lambda rows: _with(rows, manifest))
+        log.info("published %d scores of %s", manifest.num_rows, request.date)
     return (
         TableWritten(table="scores", version=version, rows=manifest.num_rows),
         TableWritten(table="manifests", version=manifests, rows=1),
     )
+
+
+def _standing(job: Job, wanted: Manifest) -> tuple[dt.date, int] | None:
+    """Date and version of a live publication of just the same, if its rows are all right."""
+    request = job.request
+    for manifest in read_manifests(request.settings, request.recipe):
+        same = ("as_of", "state", "num_rows", "columns", "checksum", "valid_until")
+        if any(getattr(manifest, name) != getattr(wanted, name) for name in same):
+            continue
+        try:
+            for _ in published(request.settings, request.recipe, manifest):
+                pass
+        except TamperedScores as error:
+            log.warning("published anew: %s", error)
+        else:
+            return manifest.as_of, manifest.scores_version
+    return None
+
+
+def table_of(request: Request) -> tuple[str, pa.Schema]:
+    """Where `manifests` lies, and its schema."""
+    schema = tables(request.recipe)["manifests"].arrow_schema(request.recipe)
+    return table_uri(request.settings, request.recipe, "manifests"), schema
+
+
+def _version_of(request: Request) -> int:
+    table = open_table(table_of(request)[0])
+    return table.version() if table is not None else 0
+
+
+def _with(rows: pa.Table, new: Manifest) -> pa.Table:
+    """All manifests and a new one, which is live unless a newer version of its date is there."""
+    found = [m.model_dump() for m in manifests_of(rows)] + [new.model_dump()]
+    of_date = [m for m in found if m["as_of"] == new.as_of and m["state"] == LIVE]
+    newest = max(m["scores_version"] for m in of_date)
+    for manifest in of_date:
+        manifest["state"] = LIVE if manifest["scores_version"] == newest else SUPERSEDED
+    return pa.Table.from_pylist(found, schema=rows.schema)

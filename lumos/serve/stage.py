@@ -1,6 +1,11 @@
-"""From forecasts of days to scores of tasks: what is about to be published, still in memory."""
+"""From forecasts of days to scores of tasks, some thousand users at a time.
+
+Rows of one user lie together in `forecasts`, day after day: nothing has to be sorted or kept.
+"""
 
 import datetime as dt
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,19 +19,36 @@ from lumos.tasks import DayForecasts, task_scores
 from lumos.verbs import BadInput
 
 
-def stage(recipe: Recipe, date: dt.date, day: pa.Table, calibration: Calibration) -> pa.Table:
-    """Calibrated task scores of every user whose horizon is whole, sorted by user.
+@dataclass(frozen=True)
+class Part:
+    """Scores of some users, and what the gate has to know of the forecasts behind them.
+
+    Attributes:
+        rows: Rows of `scores`, one a user whose horizon is whole.
+        model_versions: That their forecasts, and those of users left out, are of.
+        num_nulls: Cells without a value among the forecasts.
+    """
+
+    rows: pa.Table
+    model_versions: frozenset[str]
+    num_nulls: int
+
+
+def stage(recipe: Recipe, date: dt.date, days: pa.Table, calibration: Calibration) -> Part:
+    """Calibrated task scores of every user whose horizon is whole.
 
     Args:
         recipe: Names the columns and tasks.
         date: The business date.
-        day: Its rows of `forecasts`, sorted by user and horizon day.
+        days: Its rows of `forecasts` of some users, as they lie in their file.
         calibration: Of the model version that made them.
 
     Raises:
         BadInput: The forecasts were made before a task was given a head.
     """
-    users, whole = _whole_horizons(day, recipe, date)
+    needed = [n for n in forecast_columns(recipe) if n in days.column_names]
+    whole = days.filter(pa.array(_is_whole(days, recipe, date)))
+    users = whole["user_id"].take(np.arange(0, whole.num_rows, recipe.horizon_days))
 
     def cells(prefix: str, names: tuple[str, ...]) -> np.ndarray:
         columns = [whole[f"{prefix}_{name}"].to_numpy() for name in names]
@@ -47,13 +69,43 @@ def stage(recipe: Recipe, date: dt.date, day: pa.Table, calibration: Calibration
         "model_version": calibration.model_version,
         "calibrator_version": calibration.version,
     }
+    schema = tables(recipe)["scores"].arrow_schema(recipe)
     columns = {
-        **{name: [value] * len(users) for name, value in constants.items()},
+        **{n: pa.repeat(pa.scalar(v, schema.field(n).type), len(users))
+           for n, v in constants.items()},
         "user_id": users,
         **calibration.apply(raw),
-    }
-    schema = tables(recipe)["scores"].arrow_schema(recipe)
-    return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+    }  # fmt: skip
+    return Part(
+        rows=pa.table([_column(columns[f.name], f.type) for f in schema], schema=schema),
+        model_versions=frozenset(pc.unique(days["model_version"]).drop_null().to_pylist()),
+        num_nulls=sum(days[name].null_count for name in needed),
+    )
+
+
+def _column(cells: pa.ChunkedArray | np.ndarray, kind: pa.DataType) -> pa.Array:
+    return cells if isinstance(cells, pa.ChunkedArray | pa.Array) else pa.array(cells, kind)
+
+
+def forecast_columns(recipe: Recipe) -> list[str]:
+    """The columns of `forecasts` that scores are made from."""
+    declared = tables(recipe)["forecasts"].column_names
+    return [name for name in declared if name not in ("as_of", "shard")]
+
+
+def whole_users(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, cut between users: the last user of a table may go on in the next one."""
+    left: pa.Table | None = None
+    for batch in batches:
+        rows = batch if left is None else pa.concat_tables([left, batch])
+        if not rows.num_rows:
+            continue
+        first = _starts(rows["user_id"].combine_chunks())[-1]
+        left = rows.slice(first)
+        if first:
+            yield rows.slice(0, first)
+    if left is not None and left.num_rows:
+        yield left
 
 
 def _heads(recipe: Recipe, date: dt.date, whole: pa.Table) -> dict[str, np.ndarray]:
@@ -68,17 +120,22 @@ def _heads(recipe: Recipe, date: dt.date, whole: pa.Table) -> dict[str, np.ndarr
     return {name: whole[f"task_{name}"].to_numpy()[:: recipe.horizon_days] for name in names}
 
 
-def _whole_horizons(day: pa.Table, recipe: Recipe, date: dt.date) -> tuple[list[str], pa.Table]:
-    """Users that have exactly the days of the horizon, and their rows."""
-    offset = pc.cast(day["horizon_day"], pa.int32()).to_numpy() - day_number(date)
-    _, first, number, count = np.unique(
-        day["user_id"].to_numpy().astype(str),
-        return_index=True,
-        return_inverse=True,
-        return_counts=True,
-    )
-    position = np.arange(len(offset)) - first[number]
-    is_right = np.bincount(number, offset == position + 1, len(first)) == count
-    is_whole = is_right & (count == recipe.horizon_days)
-    rows = day.filter(pa.array(is_whole[number]))
-    return rows["user_id"].to_pylist()[:: recipe.horizon_days], rows
+def _starts(user_id: pa.Array) -> np.ndarray:
+    """Numbers of the rows with which another user begins; of at least one row."""
+    is_next = pc.not_equal(user_id.slice(1), user_id.slice(0, len(user_id) - 1))
+    known = pc.fill_null(is_next, True).to_numpy(zero_copy_only=False)
+    return np.flatnonzero(np.concatenate([[True], known]))
+
+
+def _is_whole(days: pa.Table, recipe: Recipe, date: dt.date) -> np.ndarray:
+    """Which rows are of users that have exactly the days of the horizon, in order."""
+    if not days.num_rows:
+        return np.zeros(0, bool)
+    start = _starts(days["user_id"].combine_chunks())
+    size = np.diff(np.append(start, days.num_rows))
+    offset = pc.fill_null(pc.cast(days["horizon_day"], pa.int32()), 0).to_numpy()
+    place = np.arange(days.num_rows) - np.repeat(start, size)
+    is_right = (offset - day_number(date) == place + 1) & days["user_id"].is_valid().to_numpy()
+    is_whole = np.logical_and.reduceat(is_right, start) & (size == recipe.horizon_days)
+    rows: np.ndarray = np.repeat(is_whole, size)
+    return rows

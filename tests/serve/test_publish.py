@@ -12,7 +12,7 @@ import pytest
 from lumos.delta import open_table, predicate, read, replace
 from lumos.ledger import require
 from lumos.recipes import load
-from lumos.serve.manifest import TamperedScores, checksum, read_manifests
+from lumos.serve.manifest import Checksum, TamperedScores, read_manifests
 from lumos.serve.publish import publish, read_scores
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, GateRefused
@@ -60,7 +60,7 @@ def test_published_scores_are_whole_calibrated_and_named_by_a_manifest(scored: W
     users = set(rows_of(scored, "forecasts")["user_id"].to_pylist())
     assert set(rows["user_id"].to_pylist()) == users
     assert rows.num_rows == len(users) == manifest.num_rows
-    assert manifest.checksum == checksum(rows, RECIPE_OBJECT)
+    assert manifest.checksum == Checksum(RECIPE_OBJECT).add(rows).value
     assert manifest.valid_until == scored.date + dt.timedelta(days=2)
     assert manifest.calibrator_version == report.details["calibrator_version"]
     stored = json.loads(Path(report.details["calibrator"]).read_text())
@@ -153,7 +153,7 @@ def test_the_checksum_knows_the_rows_but_not_their_order() -> None:
     rows = [row | {"user_id": user} for user in ("a", "bé", "c")]
 
     def digest(rows: list[dict[str, object]]) -> str:
-        return checksum(pa.Table.from_pylist(rows, schema=schema), RECIPE_OBJECT)
+        return Checksum(RECIPE_OBJECT).add(pa.Table.from_pylist(rows, schema=schema)).value
 
     assert digest(rows) == digest(rows[::-1])
     others = [rows[:2], [*rows[:2], rows[2] | {"minutes_10d": 7.000001}]]
