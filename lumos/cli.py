@@ -117,6 +117,12 @@ VERBS: Mapping[str, Verb] = {
         "lumos.serve.registry:promote", "make the challenger champion, or refuse (exit 3)"
     ),
     "rollback": Verb("lumos.serve.registry:rollback", "make the previous champion champion again"),
+    "resolve": Verb(
+        "lumos.serve.registry:resolve", "say which versions a run is to use, once", (_MODEL,)
+    ),
+    "shadow": Verb(
+        "lumos.serve.shadow:shadow", "forecast with the challenger too, for nobody but `promote`"
+    ),
     "score": Verb("lumos.serve.score:score", "forecast the days after --date", (_MODEL,)),
     "publish": Verb("lumos.serve.publish:publish", "calibrate, gate and publish scores"),
     "assign": Verb(

@@ -196,6 +196,18 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
             ),
         ),
         Table(
+            "shadows",
+            ("as_of", "model_version", "user_id"),
+            ("as_of",),
+            "shadow",
+            (
+                column("as_of", "date", "business day", "last day the forecast saw"),
+                column("model_version", "string"),
+                column("user_id", "string"),
+                *(column(name, "double", unit[name], f"{asked[name]}, raw") for name in asked),
+            ),
+        ),
+        Table(
             "evaluations",
             ("as_of", "model_version", "origin", "user_id"),
             ("as_of",),
