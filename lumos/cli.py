@@ -123,7 +123,14 @@ VERBS: Mapping[str, Verb] = {
     "shadow": Verb(
         "lumos.serve.shadow:shadow", "forecast with the challenger too, for nobody but `promote`"
     ),
-    "score": Verb("lumos.serve.score:score", "forecast the days after --date", (_MODEL,)),
+    "score": Verb(
+        "lumos.serve.score:score",
+        "forecast the days after --date",
+        (
+            _MODEL,
+            Flag("what-if", str, None, "CSV of a calendar to compare with the known one"),
+        ),
+    ),
     "publish": Verb("lumos.serve.publish:publish", "calibrate, gate and publish scores"),
     "assign": Verb(
         "lumos.experiment.assignment:assign", "assign users to variants", (_EXPERIMENT,)

@@ -26,6 +26,7 @@ from lumos.progress import progress
 from lumos.serve.inputs import Inputs, is_active, pin
 from lumos.serve.registry import CHAMPION, chosen
 from lumos.serve.versions import usable
+from lumos.serve.what_if import what_if
 from lumos.tables import table_uri, tables
 from lumos.tasks import DayForecasts
 from lumos.train.checkpoint import Checkpoint
@@ -76,10 +77,14 @@ class Job:
 def score(request: Request) -> Report:
     """Forecast with the champion, or ``--model``; resolved once and named in the report.
 
+    With ``--what-if`` nothing of that: two answers are compared (:mod:`lumos.serve.what_if`).
+
     Raises:
         BadInput: No champion, tables or quality not ready, a checkpoint for other columns, or
             one that has already seen days after ``--date``.
     """
+    if request.options["what_if"] is not None:
+        return what_if(request)
     settings, recipe, date = request.settings, request.recipe, request.date
     version = chosen(
         request,
