@@ -142,6 +142,11 @@ VERBS: Mapping[str, Verb] = {
         ),
         takes_future=True,  # a clock that was wrong may have published one
     ),
+    "export": Verb(
+        "lumos.serve.export:export",
+        "hand published scores to the recipe's stores: Redis, DynamoDB, Parquet",
+        (Flag("store", str, None, "its name in publishing.stores (default: all)"),),
+    ),
     "assign": Verb(
         "lumos.experiment.assignment:assign", "assign users to variants", (_EXPERIMENT,)
     ),

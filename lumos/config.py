@@ -17,13 +17,14 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from lumos.calendar import CALENDAR_COLUMNS, has_holidays
 from lumos.forms import LossConfig, ModelConfig, TrainingConfig
 from lumos.frozen import Config, explain
+from lumos.stores import DynamoDbStore, ParquetStore, RedisStore, StoreConfig
 
 # A recipe is written with imports from this module alone.
 __all__ = [
-    "RESERVED_COLUMNS", "ActivityColumn", "Config", "EvaluationConfig", "EventColumn", "Experiment",
-    "LossConfig", "ModelConfig", "PublishingConfig", "QualityConfig", "RawTable", "Recipe",
-    "ScoringConfig", "SqlType", "StaticColumn", "Task", "TrainingConfig", "Variant", "explain",
-    "override",
+    "RESERVED_COLUMNS", "ActivityColumn", "Config", "DynamoDbStore", "EvaluationConfig",
+    "EventColumn", "Experiment", "LossConfig", "ModelConfig", "ParquetStore", "PublishingConfig",
+    "QualityConfig", "RawTable", "Recipe", "RedisStore", "ScoringConfig", "SqlType",
+    "StaticColumn", "StoreConfig", "Task", "TrainingConfig", "Variant", "explain", "override",
 ]  # fmt: skip
 
 
@@ -209,6 +210,7 @@ class PublishingConfig(Config):
             difference between two shares of users with a score up to some value (Kolmogorov and
             Smirnov's distance).
         valid_days: Days after ``as_of`` on which scores may be used.
+        stores: Where ``lumos export`` hands them to, besides the table.
     """
 
     min_coverage: float = Field(default=0.99, gt=0, le=1)
@@ -216,6 +218,15 @@ class PublishingConfig(Config):
     max_volume_change: float = Field(default=0.3, gt=0)
     max_drift: float = Field(default=0.3, gt=0, le=1)
     valid_days: int = Field(default=2, ge=1)
+    stores: tuple[StoreConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _stores_have_names_of_their_own(self) -> Self:
+        names = [store.name for store in self.stores]
+        if len(set(names)) != len(names):
+            msg = f"publishing.stores: {names} repeat a name"
+            raise ValueError(msg)
+        return self
 
 
 class Variant(Config):

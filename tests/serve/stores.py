@@ -1,0 +1,108 @@
+"""Stores that really answer: Debian's redis-server, moto's DynamoDB, a folder."""
+
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+import redis
+from moto.server import ThreadedMotoServer
+
+from lumos.config import DynamoDbStore, ParquetStore, RedisStore, StoreConfig
+
+PASSWORD = "not-for-logs"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A store, and how to take one user's scores out of it behind everybody's back."""
+
+    config: StoreConfig
+    lose: Callable[[str, str], None]
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@contextmanager
+def redis_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A server of its own, gone afterwards."""
+    program = shutil.which("redis-server")
+    assert program, "these tests need a real Redis: apt-get install redis-server"
+    port = free_port()
+    server = subprocess.Popen(
+        [
+            *(program, "--port", str(port), "--bind", "127.0.0.1", "--requirepass", PASSWORD),
+            *("--save", "", "--appendonly", "no"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        for line in server.stdout:
+            if "Ready to accept connections" in line:
+                break
+        monkeypatch.setenv("LUMOS_REDIS_URL", f"redis://:{PASSWORD}@127.0.0.1:{port}/0")
+        client = redis.Redis(port=port, password=PASSWORD)
+
+        def lose(edition: str, user: str) -> None:
+            assert client.delete(f"lumos:gym:{edition}:{user}") == 1
+
+        yield Served(RedisStore(name="fast"), lose)
+        client.close()
+    finally:
+        server.kill()
+        server.communicate()
+
+
+@contextmanager
+def dynamodb_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A table on moto's server."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("dynamodb")
+    keys = {"id": "HASH", "edition": "RANGE"}
+    client.create_table(
+        TableName="scores",
+        AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in keys],
+        KeySchema=[{"AttributeName": key, "KeyType": kind} for key, kind in keys.items()],
+        BillingMode="PAY_PER_REQUEST",
+    )
+
+    def lose(edition: str, user: str) -> None:
+        key = {"id": {"S": f"gym#user#{user}"}, "edition": {"S": edition}}
+        answer = client.delete_item(TableName="scores", Key=key, ReturnValues="ALL_OLD")
+        assert answer["Attributes"]
+
+    yield Served(DynamoDbStore(name="fast", table="scores", region="us-east-1"), lose)
+    # All of moto's servers in a process have the same tables.
+    client.delete_table(TableName="scores")
+    server.stop()
+
+
+@contextmanager
+def parquet_store(folder: Path) -> Iterator[Served]:
+    """A folder."""
+
+    def lose(edition: str, _user: str) -> None:
+        next((folder / "gym" / edition).glob("part-*.parquet")).unlink()
+
+    yield Served(ParquetStore(name="fast", folder=str(folder)), lose)
