@@ -21,6 +21,9 @@
 * `publish`, skipped: by the parameter `publish`, or because the date is older than the newest
   one published. Publishing never goes back in time unless `republish` is ticked, so a backfill
   of old dates scores them and disturbs nobody.
+* `export`, skipped: nothing was published, or the recipe has no stores. Red: what a store serves
+  stays as it is; a retry goes on where it was. *The gate refused*: what was read back differs; look
+  at the store's memory and eviction, then clear the task with *Do it again* ticked.
 * `shadow`, skipped: the recipe promotes without shadow days, or there is no challenger beside the
   champion. Red, it disturbs nobody: Pacman reads nothing of it.
 * `promote`, *the gate refused*: the challenger was worse on the days it forecast as a shadow, and
@@ -30,6 +33,7 @@
 
 from airflow.sdk import DAG, Param, chain
 from lumos_airflow import form, jobs
+from lumos_airflow.exporting import skip_without_stores
 from lumos_airflow.publishing import skip_unless_wanted
 from lumos_airflow.shadowing import skip_without_challenger
 from lumos_airflow.timetables import DAILY, every
@@ -81,6 +85,7 @@ with DAG(
         jobs.verb("resolve", options={"model": "{{ params.model or '' }}"}, hours=1),
         score,
         publish,
+        jobs.verb("export", hours=4, pre_execute=skip_without_stores),
         released,
     )
     # Beside publishing, not before it: Pacman waits for the one and not for the other.
