@@ -14,17 +14,19 @@
   id that is wrong. Here, `LUMOS_HOME` is full or not writable.
 * `score`, *bad input*: there is no champion yet - run `retraining`. A fault or a kill is
   retried and goes on with the shards that are missing.
-* `publish`, *the gate refused*: coverage or calibration is off; what is published stays as it
-  is. See the metrics in the log before forcing anything.
+* `publish`, *the gate refused*: users, nulls, ranges, volume, drift or calibration are off, and
+  the message names all that is; what is published stays as it is. Where a change of volume or
+  drift is real, it says which override lets it pass.
 * `publish`, skipped: by the parameter `publish`, or because the date is older than the newest
-  one published. Publishing never goes back in time unless `republish` is ticked, so a backfill
-  of old dates scores them and disturbs nobody.
+  one published, or was taken back. Publishing never goes back unless `republish` is ticked, so a
+  backfill of old dates scores them and disturbs nobody.
+* Published, and wrong: trigger `retract_scores`.
 * `release_machine` runs whatever happened, and never hides that something failed.
 """
 
 from airflow.sdk import DAG, Param, chain
 from lumos_airflow import form, jobs
-from lumos_airflow.publishing import skip_unless_wanted
+from lumos_airflow.publishing import REPUBLISH, skip_unless_wanted
 from lumos_airflow.timetables import DAILY, every
 
 with DAG(
@@ -45,8 +47,8 @@ with DAG(
         republish=Param(
             False,
             type="boolean",
-            title="Publish even an older date",
-            description="Else a date older than the newest published one is scored only.",
+            title="Publish even an older date, or one that was taken back",
+            description="Else such a date is scored only.",
         ),
     ),
     tags=["lumos", "daily", "torch", "pacman"],
@@ -59,6 +61,7 @@ with DAG(
         jobs.verb("score", writes=("forecasts",)),
         jobs.verb(
             "publish",
+            switches={"force": REPUBLISH},
             writes=("scores", "manifests"),
             hours=1,
             pre_execute=skip_unless_wanted,
