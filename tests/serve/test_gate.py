@@ -176,6 +176,15 @@ def test_spreads_survive_their_json_and_tell_their_distance() -> None:
         assert spread.distance(ours, ours) == 0
 
 
+def test_a_step_that_all_users_take_together_is_no_distance_but_a_leap_is() -> None:
+    amount = GYM.tasks[-1]
+    today, doubled, fourfold = (
+        spread.count(amount, np.full(9, value)) for value in (10.1, 20.1, 40.1)
+    )
+    assert spread.distance(today, doubled) == spread.distance(doubled, today) == 0
+    assert spread.distance(today, fourfold) == spread.distance(fourfold, today) == 1
+
+
 def test_users_are_whole_however_their_rows_are_cut(scored: World) -> None:
     days = rows_of(scored, "forecasts")
     users = [set(part["user_id"].to_pylist()) for part in whole_users(pieces(days, 7))]
