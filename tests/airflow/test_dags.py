@@ -108,6 +108,14 @@ def test_republishing_is_the_only_other_way_to_force_a_publication(dags):
     assert publish.switches["force"] == "{{ params.force or params.republish }}"
 
 
+def test_scoring_pins_the_version_once_and_publishes_without_waiting_for_the_shadow(dags):
+    dag = dags["batch_scoring"]
+    assert dag.get_task("score").upstream_task_ids == {"resolve"}
+    assert "task_ids='resolve'" in dag.get_task("score").options["model"]
+    assert dag.get_task("publish").upstream_task_ids == {"score"}
+    assert dag.get_task("shadow").upstream_task_ids == {"score"}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
