@@ -134,7 +134,8 @@ def poll(pointer: Path, allowed: tuple[Path, ...], out: Path, stop: Event) -> No
     """Read what is published, again and again; anything but one of the whole sets is partial."""
     whole = [pq.read_table(path) for path in allowed]
     reads: Counter[str] = Counter()
-    while not stop.is_set():
+    driver = multiprocessing.parent_process()
+    while not stop.is_set() and driver is not None and driver.is_alive():
         home = Path(pointer.read_text())
         try:
             rows = consumed(home)
