@@ -16,14 +16,16 @@
   clear it too, and not `score` alone, to score with another one.
 * `score`: a fault or a kill is retried and goes on with the shards that are missing. Its XCom
   `return_value` names shards and rows.
-* `publish`, *the gate refused*: coverage or calibration is off; what is published stays as it
-  is. See the metrics in the log before forcing anything.
+* `publish`, *the gate refused*: users, nulls, ranges, volume, drift or calibration are off, and
+  the message names all that is; what is published stays as it is. Where a change of volume or
+  drift is real, it says which override lets it pass.
 * `publish`, skipped: by the parameter `publish`, or because the date is older than the newest
-  one published. Publishing never goes back in time unless `republish` is ticked, so a backfill
-  of old dates scores them and disturbs nobody.
+  one published, or was taken back. Publishing never goes back unless `republish` is ticked, so a
+  backfill of old dates scores them and disturbs nobody.
+* Published, and wrong: trigger `retract_scores`.
 * `export`, skipped: nothing was published, or the recipe has no stores. Red: what a store serves
   stays as it is; a retry goes on where it was. *The gate refused*: what was read back differs; look
-  at the store's memory and eviction, then clear the task with *Do it again* ticked.
+  at the store's memory and eviction, then trigger the date with *Do it again* ticked.
 * `shadow`, skipped: the recipe promotes without shadow days, or there is no challenger beside the
   champion. Red, it disturbs nobody: Pacman reads nothing of it.
 * `promote`, *the gate refused*: the challenger was worse on the days it forecast as a shadow, and
@@ -34,7 +36,7 @@
 from airflow.sdk import DAG, Param, chain
 from lumos_airflow import form, jobs
 from lumos_airflow.exporting import skip_without_stores
-from lumos_airflow.publishing import skip_unless_wanted
+from lumos_airflow.publishing import REPUBLISH, skip_unless_wanted
 from lumos_airflow.shadowing import skip_without_challenger
 from lumos_airflow.timetables import DAILY, every
 
@@ -56,8 +58,8 @@ with DAG(
         republish=Param(
             False,
             type="boolean",
-            title="Publish even an older date",
-            description="Else a date older than the newest published one is scored only.",
+            title="Publish even an older date, or one that was taken back",
+            description="Else such a date is scored only.",
         ),
         model=Param(
             None,
@@ -77,7 +79,11 @@ with DAG(
         options={"model": "{{ ti.xcom_pull(task_ids='resolve')['details']['champion'] }}"},
     )
     publish = jobs.verb(
-        "publish", writes=("scores", "manifests"), hours=1, pre_execute=skip_unless_wanted
+        "publish",
+        switches={"force": REPUBLISH},
+        writes=("scores", "manifests"),
+        hours=1,
+        pre_execute=skip_unless_wanted,
     )
     chain(
         [jobs.wait("sequences"), jobs.wait("quality")],

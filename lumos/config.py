@@ -206,9 +206,8 @@ class PublishingConfig(Config):
         min_coverage: Share of the active users that must have a score.
         max_calibration_error: On matured days, as a share.
         max_volume_change: How far the number of scores may be from that of the last publications.
-        max_drift: How unlike those of the last publications each task's scores may be: the largest
-            difference between two shares of users with a score up to some value (Kolmogorov and
-            Smirnov's distance).
+        max_drift: How unlike those of the last publications each task's scores may be: the share of
+            users by which they differ more than by a common shift (:mod:`lumos.serve.spread`).
         valid_days: Days after ``as_of`` on which scores may be used.
         stores: Where ``lumos export`` hands them to, besides the table.
     """

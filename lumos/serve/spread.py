@@ -14,6 +14,7 @@ from lumos.serve.logistic import sigmoid
 
 Counts = NDArray[np.int64]
 
+_TOLERANCE = 2  # bins
 _CHANCES = sigmoid(np.linspace(-8, 8, 65))
 _SIZES = 2.0 ** (np.arange(-20, 81) / 2)
 _AMOUNTS = np.concatenate([-_SIZES[::-1], [0.0], _SIZES])
@@ -45,7 +46,16 @@ def from_json(task: Task, cells: Mapping[str, int]) -> Counts:
 
 
 def distance(ours: Counts, theirs: Counts) -> float:
-    """Largest difference of two shares of users up to some edge (Kolmogorov-Smirnov), 0 to 1."""
+    """The share of users by which two days differ more than by a shift of two bins; 0 to 1.
+
+    Kolmogorov and Smirnov's distance with a tolerance (as Lévy's has): that much every score may
+    move, half in log odds or a factor of two, which a weekend does to all users at once. Without
+    it, scores that are all much alike would be worlds apart whenever they cross an edge.
+    """
     if not ours.sum() or not theirs.sum():
         return 1.0
-    return float(np.abs(np.cumsum(ours) / ours.sum() - np.cumsum(theirs) / theirs.sum()).max())
+    one, other = np.cumsum(ours) / ours.sum(), np.cumsum(theirs) / theirs.sum()
+    ahead = np.maximum(
+        one[:-_TOLERANCE] - other[_TOLERANCE:], other[:-_TOLERANCE] - one[_TOLERANCE:]
+    )
+    return max(float(ahead.max()), 0.0)

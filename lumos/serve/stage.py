@@ -95,17 +95,17 @@ def forecast_columns(recipe: Recipe) -> list[str]:
 
 def whole_users(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows, cut between users: the last user of a table may go on in the next one."""
-    left: pa.Table | None = None
+    held: pa.Table | None = None
     for batch in batches:
-        rows = batch if left is None else pa.concat_tables([left, batch])
-        if not rows.num_rows:
-            continue
-        first = _starts(rows["user_id"].combine_chunks())[-1]
-        left = rows.slice(first)
-        if first:
-            yield rows.slice(0, first)
-    if left is not None and left.num_rows:
-        yield left
+        if held is None or not held.num_rows:
+            held = batch
+        elif batch.num_rows:
+            last = _starts(held["user_id"].combine_chunks())[-1]
+            if last:
+                yield held.slice(0, last)
+            held = pa.concat_tables([held.slice(last), batch])
+    if held is not None and held.num_rows:
+        yield held
 
 
 def _heads(recipe: Recipe, date: dt.date, whole: pa.Table) -> dict[str, np.ndarray]:

@@ -125,10 +125,11 @@ class Staging:
         raise _busy(self.uri)
 
     def discard(self) -> None:
-        """Remove what was written and not committed."""
+        """Remove what was written and not committed, unless a later claim has swept it."""
         system, root = _place(self.uri)
-        for file in self.files:
-            system.delete_file(f"{root}/{file.path}")
+        for info in system.get_file_info([f"{root}/{file.path}" for file in self.files]):
+            if info.is_file:
+                system.delete_file(info.path)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def _context(request: Request, entries: list[ledger.Entry]) -> dict[str, Any]:
 
 def _manifest(request: Request) -> Mapping[str, Any] | None:
     entry = ledger.find(request.settings, request.recipe, "manifests", request.date)
-    rows = pinned(request, "manifests", entry=entry, as_of=request.date)
+    rows = pinned(request, "manifests", entry=entry, as_of=request.date, state="live")
     return rows.to_pylist()[0] if rows is not None else None
 
 

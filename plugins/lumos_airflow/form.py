@@ -1,4 +1,4 @@
-"""What the five DAGs share: the form in the UI, the retries, the names in templates."""
+"""What the DAGs share: the form in the UI, the retries, the names in templates."""
 
 import datetime as dt
 import os

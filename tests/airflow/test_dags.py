@@ -11,7 +11,10 @@ from lumos_airflow.form import recipe_suggestions
 from lumos.recipes import shipped
 from lumos.settings import REPOSITORY
 
-DAGS = {"daily_aggregation", "data_quality", "retraining", "batch_scoring", "ab_metrics"}
+DAGS = {
+    *("daily_aggregation", "data_quality", "retraining", "batch_scoring", "ab_metrics"),
+    "retract_scores",
+}
 
 
 def parse(environment: dict) -> dict:
@@ -52,7 +55,7 @@ def test_a_cloud_that_is_not_described_fails_at_parse_with_a_sentence(tmp_path):
             assert says in text
 
 
-def test_the_five_dags_are_there_and_documented_for_on_call(dags):
+def test_all_dags_are_there_and_documented_for_on_call(dags):
     assert set(dags) == DAGS
     for dag in dags.values():
         assert dag.catchup is False
@@ -88,6 +91,21 @@ def test_training_is_released_whatever_happens_and_cannot_hide_a_failure(dags):
     # The run's state is that of its leaves; a teardown is not counted as one.
     assert released.upstream_task_ids == {"prepare_machine", "promote"}
     assert dag.get_task("train").upstream_task_ids == {"prepare_machine"}
+
+
+def test_scores_are_taken_back_by_hand_only_for_a_date_that_is_named(dags):
+    dag = dags["retract_scores"]
+    assert not dag.timetable.can_be_scheduled
+    (task,) = dag.tasks
+    assert (task.verb, task.task_id) == ("retract", "retract")
+    with pytest.raises(ParamValidationError):
+        dag.params.get_param("business_date").resolve(None)
+    assert dag.params.get_param("business_date").resolve("2017-12-10") == "2017-12-10"
+
+
+def test_republishing_is_the_only_other_way_to_force_a_publication(dags):
+    publish = dags["batch_scoring"].get_task("publish")
+    assert publish.switches["force"] == "{{ params.force or params.republish }}"
 
 
 def test_scoring_pins_the_version_once_and_publishes_without_waiting_for_the_shadow(dags):

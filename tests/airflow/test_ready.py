@@ -3,6 +3,7 @@ import datetime as dt
 from collections.abc import Callable
 from dataclasses import asdict
 
+import pyarrow as pa
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 from lumos_airflow.operators.ready import TableReadySensor
@@ -10,8 +11,11 @@ from lumos_airflow.publishing import skip_unless_wanted
 from lumos_airflow.triggers.ready import Finding, Partition, TableReadyTrigger, look
 
 from lumos import ledger
+from lumos.delta import rewrite
 from lumos.recipes import load
+from lumos.serve.manifest import Manifest
 from lumos.settings import Settings
+from lumos.tables import table_uri, tables
 from lumos.verbs import Request, TableWritten
 
 DAY = dt.date(2017, 12, 10)
@@ -136,19 +140,59 @@ def publishing(date: dt.date, **params) -> dict:
     }
 
 
+def announce(date: dt.date, state: str = "live", version: int = 1) -> None:
+    """A row of `manifests`, as `publish` and `retract` leave it."""
+    recipe = load("complete_journey")
+    manifest = Manifest(
+        as_of=date,
+        scores_version=version,
+        state=state,
+        num_rows=9,
+        columns="",
+        checksum="",
+        model_version="1",
+        calibrator_version="c",
+        inputs="{}",
+        spread="{}",
+        created=dt.datetime(2017, 12, 11, tzinfo=dt.UTC),
+        valid_until=date + dt.timedelta(days=2),
+        reason="a mistake" if state == "retracted" else None,
+    )
+    schema = tables(recipe)["manifests"].arrow_schema(recipe)
+    uri = table_uri(Settings.from_environment(), recipe, "manifests")
+    new = pa.Table.from_pylist([manifest.model_dump()], schema=schema)
+    rewrite(uri, schema, lambda rows: pa.concat_tables([rows, new.cast(rows.schema)]))
+
+
 def test_the_first_and_every_newer_day_are_published(enter):
     skip_unless_wanted(publishing(DAY))
-    enter("manifests", DAY)
+    announce(DAY)
     skip_unless_wanted(publishing(DAY))
     skip_unless_wanted(publishing(DAY + dt.timedelta(days=1)))
 
 
 def test_an_older_day_is_never_published_by_accident(enter):
-    enter("manifests", DAY)
+    announce(DAY)
     older = DAY - dt.timedelta(days=1)
     with pytest.raises(AirflowSkipException, match="older than 2017-12-10"):
         skip_unless_wanted(publishing(older))
     skip_unless_wanted(publishing(older, republish=True))
+
+
+def test_what_was_taken_back_does_not_come_back_by_a_cleared_task(enter):
+    announce(DAY, "retracted")
+    with pytest.raises(AirflowSkipException, match=r"taken back \(a mistake\)"):
+        skip_unless_wanted(publishing(DAY))
+    skip_unless_wanted(publishing(DAY, republish=True))
+    # The day before is the newest one published, then.
+    skip_unless_wanted(publishing(DAY - dt.timedelta(days=1)))
+    announce(DAY, version=2)
+    skip_unless_wanted(publishing(DAY))
+
+
+def test_a_manifest_of_the_future_does_not_have_every_day_skipped(enter):
+    announce(dt.date(2999, 1, 1))
+    skip_unless_wanted(publishing(DAY))
 
 
 def test_publishing_can_be_switched_off(enter):

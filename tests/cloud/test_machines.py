@@ -35,7 +35,7 @@ HOUR, MINUTE = dt.timedelta(hours=1), dt.timedelta(minutes=1)
 _attempts = itertools.count()
 DAGS = {
     *("daily_aggregation", "data_quality", "retraining"),
-    *("batch_scoring", "ab_metrics", "instance_reaper"),
+    *("batch_scoring", "ab_metrics", "instance_reaper", "retract_scores"),
 }
 
 

@@ -33,12 +33,12 @@ class Member:
     days: dict[int, list[float]]
 
 
-def members() -> list[Member]:
+def members(num_users: int = NUM_USERS) -> list[Member]:
     """Regulars, week-enders and quitters, so that there is something to forecast."""
     random = np.random.default_rng(11)
     first, last = day_number(FIRST_DAY), day_number(DATES[-1])
     made = []
-    for number in range(NUM_USERS):
+    for number in range(num_users):
         registered = first + (0 if random.random() < 0.7 else int(random.integers(1, 100)))
         habit, is_weekender = random.beta(0.7, 1.5), random.random() < 0.3
         quits = int(random.integers(registered + 5, last + 60))
@@ -56,10 +56,10 @@ def members() -> list[Member]:
     return made
 
 
-def write_lake(home: Path, recipe_name: str = RECIPE) -> World:
+def write_lake(home: Path, recipe_name: str = RECIPE, *, num_users: int = NUM_USERS) -> World:
     """Sequences, event context and a good quality verdict for each of :data:`DATES`."""
     world = World(home, recipe_name)
-    everyone = members()
+    everyone = members(num_users)
     for date in DATES:
         write_sequences(world, date, everyone)
         write_events(world, date)

@@ -2,65 +2,44 @@
 
 import datetime as dt
 import json
-import threading
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from lumos.config import override
 from lumos.delta import open_table, predicate, read, replace
 from lumos.ledger import require
-from lumos.recipes import load
-from lumos.serve.manifest import Checksum, TamperedScores, read_manifests
-from lumos.serve.publish import publish, read_scores
-from lumos.tables import table_uri, tables
+from lumos.serve.manifest import Checksum
 from lumos.verbs import BadInput, GateRefused
-from tests.conftest import RECIPE, World
-from tests.serve.lake import contents, enter
+from tests.conftest import World
+from tests.serve.lake import DATES, contents, enter
 from tests.serve.models import register
-
-RECIPE_OBJECT = load(RECIPE)
-
-
-def uri(world: World, name: str) -> str:
-    """Where a table of this world lies."""
-    return table_uri(world.settings, RECIPE_OBJECT, name)
+from tests.serve.publications import GYM, consumed, manifests, rows_of, uri, with_column
 
 
-def rows_of(world: World, name: str) -> pa.Table:
-    """A table's rows."""
-    rows = read(uri(world, name))
-    assert rows is not None
-    return rows
-
-
-def published(world: World) -> pa.Table:
-    """What a consumer gets on the business date."""
-    return read_scores(world.settings, RECIPE_OBJECT, today=world.date)
-
-
-def rewrite_forecasts(world: World, rows: pa.Table) -> None:
+def rewrite_forecasts(world: World, rows: pa.Table, date: dt.date | None = None) -> None:
     """Put other forecasts in the place of the day's, and say in the ledger that they are it."""
-    entry = require(world.settings, RECIPE_OBJECT, "forecasts", world.date, remedy="")
-    version = replace(uri(world, "forecasts"), rows, where=predicate(as_of=world.date))
-    ledger = rows_of(world, "ledger").to_pylist()
-    (mine,) = [row for row in ledger if row["table"] == "forecasts"]
-    mine["version"] = version
+    date = date or world.date
+    entry = require(world.settings, GYM, "forecasts", date, remedy="")
+    version = replace(uri(world, "forecasts"), rows, where=predicate(as_of=date))
     assert entry.version != version
-    changed = pa.Table.from_pylist(ledger, schema=rows_of(world, "ledger").schema)
-    replace(uri(world, "ledger"), changed, where=None)
+    mine = predicate(table="forecasts", business_date=date)
+    row = read(uri(world, "ledger"), where=mine)
+    assert row is not None
+    replace(uri(world, "ledger"), with_column(row, "version", [version]), where=mine)
 
 
 def test_published_scores_are_whole_calibrated_and_named_by_a_manifest(scored: World) -> None:
     report = scored.run("publish")
 
-    rows = published(scored)
-    (manifest,) = read_manifests(scored.settings, RECIPE_OBJECT)
+    rows = consumed(scored)
+    (manifest,) = manifests(scored)
     users = set(rows_of(scored, "forecasts")["user_id"].to_pylist())
     assert set(rows["user_id"].to_pylist()) == users
     assert rows.num_rows == len(users) == manifest.num_rows
-    assert manifest.checksum == Checksum(RECIPE_OBJECT).add(rows).value
+    assert manifest.checksum == Checksum(GYM).add(rows).value
     assert manifest.valid_until == scored.date + dt.timedelta(days=2)
     assert manifest.calibrator_version == report.details["calibrator_version"]
     stored = json.loads(Path(report.details["calibrator"]).read_text())
@@ -91,82 +70,34 @@ def test_publishing_again_writes_nothing(scored: World) -> None:
     assert everything() == before
 
 
-def test_forcing_it_gives_the_same_rows_and_the_same_checksum(scored: World) -> None:
+def test_forcing_the_same_scores_again_changes_nothing_that_anyone_can_see(scored: World) -> None:
     scored.run("publish")
-    before = contents(scored, "scores"), contents(scored, "manifests", without=("scores_version",))
+    before = contents(scored, "scores"), contents(scored, "manifests")
+    scored.run("score", force=True)
 
     scored.run("publish", force=True)
 
-    assert before == (
-        contents(scored, "scores"),
-        contents(scored, "manifests", without=("scores_version",)),
-    )
+    assert before == (contents(scored, "scores"), contents(scored, "manifests"))
 
 
 def test_a_commit_that_no_manifest_names_is_invisible(scored: World) -> None:
     scored.run("publish")
-    before = published(scored)
-    garbage = before.set_column(
-        before.column_names.index("visit_10d"), "visit_10d", pa.array([0.5] * before.num_rows)
-    )
+    before = consumed(scored)
+    garbage = with_column(before, "visit_10d", [0.5] * before.num_rows)
 
     replace(uri(scored, "scores"), garbage.slice(0, 3), where=predicate(as_of=scored.date))
 
-    assert published(scored) == before
-
-
-def test_nothing_is_read_before_the_first_manifest(scored: World) -> None:
-    with pytest.raises(BadInput, match="published are none at all"):
-        published(scored)
-
-
-def test_expired_scores_are_not_read(scored: World) -> None:
-    scored.run("publish")
-    last = scored.date + dt.timedelta(days=2)
-
-    assert read_scores(scored.settings, RECIPE_OBJECT, today=last).num_rows
-    for day in (last + dt.timedelta(days=1), scored.date - dt.timedelta(days=1)):
-        with pytest.raises(BadInput, match=f"valid on {day}"):
-            read_scores(scored.settings, RECIPE_OBJECT, today=day)
-
-
-def test_rows_changed_under_the_manifest_fail_its_checksum(scored: World) -> None:
-    scored.run("publish")
-    manifest = rows_of(scored, "manifests")
-    rows = published(scored)
-    changed = rows.set_column(
-        rows.column_names.index("visit_3d"), "visit_3d", pc.multiply(rows["visit_3d"], 0.999)
-    )
-    version = replace(uri(scored, "scores"), changed, where=predicate(as_of=scored.date))
-    index = manifest.column_names.index("scores_version")
-    forged = manifest.set_column(index, "scores_version", pa.array([version]))
-    replace(uri(scored, "manifests"), forged, where=None)
-
-    with pytest.raises(TamperedScores, match="do not use them"):
-        published(scored)
-
-
-def test_the_checksum_knows_the_rows_but_not_their_order() -> None:
-    schema = tables(RECIPE_OBJECT)["scores"].arrow_schema(RECIPE_OBJECT)
-    row = {"as_of": dt.date(2024, 5, 10), "visit_10d": 0.5, "visit_3d": 0.25, "minutes_10d": 7.0}
-    row |= {"model_version": "1", "calibrator_version": "c"}
-    rows = [row | {"user_id": user} for user in ("a", "bé", "c")]
-
-    def digest(rows: list[dict[str, object]]) -> str:
-        return Checksum(RECIPE_OBJECT).add(pa.Table.from_pylist(rows, schema=schema)).value
-
-    assert digest(rows) == digest(rows[::-1])
-    others = [rows[:2], [*rows[:2], rows[2] | {"minutes_10d": 7.000001}]]
-    others.append([rows[0] | {"user_id": "ab"}, rows[1] | {"user_id": "é"}, rows[2]])
-    assert len({digest(rows), *map(digest, others)}) == 4
+    assert consumed(scored) == before
 
 
 def refused(world: World, match: str) -> None:
     """Publishing is refused, and nothing of it can be read."""
     with pytest.raises(GateRefused, match=match):
         world.run("publish")
-    assert read_manifests(world.settings, RECIPE_OBJECT) == []
-    assert read(uri(world, "scores")) is None
+    assert manifests(world) == []
+    scores = read(uri(world, "scores"))
+    assert scores is None or not scores.num_rows
+    assert not list(Path(uri(world, "scores")).rglob("*.parquet"))
 
 
 def test_missing_users_are_refused(scored: World) -> None:
@@ -174,7 +105,7 @@ def test_missing_users_are_refused(scored: World) -> None:
     users = sorted(set(rows["user_id"].to_pylist()))[:10]
     rewrite_forecasts(scored, rows.filter(pc.invert(pc.is_in(rows["user_id"], pa.array(users)))))
 
-    refused(scored, "users have whole forecasts")
+    refused(scored, "211 active users have whole forecasts, of 221")
 
 
 def test_a_user_with_half_a_horizon_counts_as_missing(scored: World) -> None:
@@ -182,14 +113,24 @@ def test_a_user_with_half_a_horizon_counts_as_missing(scored: World) -> None:
     last = pc.equal(rows["horizon_day"], pc.max(rows["horizon_day"]))
     rewrite_forecasts(scored, rows.filter(pc.invert(last)))
 
-    refused(scored, "0 users have whole forecasts")
+    refused(scored, "0 active users have whole forecasts")
 
 
-def test_twice_the_same_user_counts_as_missing(scored: World) -> None:
+def test_twice_the_same_user_is_refused(scored: World) -> None:
     rows = rows_of(scored, "forecasts")
     rewrite_forecasts(scored, pa.concat_tables([rows, rows]))
 
-    refused(scored, "0 users have whole forecasts")
+    refused(scored, "221 users stand there more than once")
+
+
+def test_users_that_are_not_active_are_refused_however_many_are_there(scored: World) -> None:
+    rows = rows_of(scored, "forecasts")
+    stranger = rows.slice(0, GYM.horizon_days)
+    assert len(set(stranger["user_id"].to_pylist())) == 1
+    stranger = with_column(stranger, "user_id", ["nobody knows"] * stranger.num_rows)
+    rewrite_forecasts(scored, pa.concat_tables([rows, stranger]))
+
+    refused(scored, "nothing was published: 1 users have a score and are not active$")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e6])
@@ -198,19 +139,15 @@ def test_forecasts_that_are_no_number_or_out_of_range_are_refused(
 ) -> None:
     rows = rows_of(scored, "forecasts")
     minutes = [value, *rows["mean_minutes"].to_pylist()[1:]]
-    index = rows.column_names.index("mean_minutes")
-    rewrite_forecasts(
-        scored, rows.set_column(index, "mean_minutes", pa.array(minutes, pa.float32()))
-    )
+    rewrite_forecasts(scored, with_column(rows, "mean_minutes", minutes))
 
-    refused(scored, "minutes_10d is no number or out of range for 1 users")
+    refused(scored, "1 users have a minutes_10d that is no number or out of range")
 
 
 def test_a_mixture_of_two_models_is_refused(scored: World) -> None:
     rows = rows_of(scored, "forecasts")
     versions = ["2", *rows["model_version"].to_pylist()[1:]]
-    index = rows.column_names.index("model_version")
-    rewrite_forecasts(scored, rows.set_column(index, "model_version", pa.array(versions)))
+    rewrite_forecasts(scored, with_column(rows, "model_version", versions))
 
     refused(scored, r"model versions \['1', '2'\]")
 
@@ -220,12 +157,8 @@ def test_forecasts_that_no_calibrator_can_mend_are_refused(scored: World) -> Non
     # The middle comes true, both ends do not: no monotone map makes that right.
     outcomes = rows["visit_10d_outcome"].to_pylist()
     bent = [0.5 if outcome else (0.9, 0.1, 0.1)[n % 3] for n, outcome in enumerate(outcomes)]
-    index = rows.column_names.index("visit_10d_forecast")
-    replace(
-        uri(scored, "evaluations"),
-        rows.set_column(index, "visit_10d_forecast", pa.array(bent)),
-        where=None,
-    )
+    changed = with_column(rows, "visit_10d_forecast", bent)
+    replace(uri(scored, "evaluations"), changed, where=None)
 
     refused(scored, "visit_10d is off by")
 
@@ -240,10 +173,8 @@ def test_forecasts_that_no_calibrator_can_mend_are_refused(scored: World) -> Non
 
 def test_labels_that_had_not_matured_are_refused(scored: World) -> None:
     rows = rows_of(scored, "evaluations")
-    late = [scored.date - dt.timedelta(days=RECIPE_OBJECT.horizon_days - 1)] * rows.num_rows
-    index = rows.column_names.index("origin")
-    unmatured = rows.set_column(index, "origin", pa.array(late, pa.date32()))
-    replace(uri(scored, "evaluations"), unmatured, where=None)
+    late = [scored.date - dt.timedelta(days=GYM.horizon_days - 1)] * rows.num_rows
+    replace(uri(scored, "evaluations"), with_column(rows, "origin", late), where=None)
 
     refused(scored, "calibrators are fitted on matured days only")
 
@@ -257,8 +188,8 @@ def test_without_an_evaluation_of_that_version_it_says_what_to_do(crowned: World
 
 def test_an_evaluation_made_later_than_the_date_is_not_used(scored: World) -> None:
     rows = rows_of(scored, "evaluations")
-    later = pa.array([scored.date + dt.timedelta(days=1)] * rows.num_rows, pa.date32())
-    replace(uri(scored, "evaluations"), rows.set_column(0, "as_of", later), where=None)
+    later = [scored.date + dt.timedelta(days=1)] * rows.num_rows
+    replace(uri(scored, "evaluations"), with_column(rows, "as_of", later), where=None)
 
     with pytest.raises(BadInput, match="no evaluation made by"):
         scored.run("publish")
@@ -271,24 +202,44 @@ def test_a_day_that_quality_refused_is_not_published(scored: World) -> None:
         scored.run("publish")
 
 
-def test_two_publishers_at_once_leave_one_publication(scored: World) -> None:
-    gate, faults = threading.Barrier(2), []
+def test_the_next_day_is_measured_against_the_last_publications(scored: World) -> None:
+    scored.run("publish")
+    scored.run("score", date=DATES[1])
 
-    def run() -> None:
-        gate.wait()
-        try:
-            publish(scored.request("publish", force=True))
-        except RuntimeError as fault:  # the loser of a race may be told so, and is run again
-            faults.append(fault)
+    measured = scored.run("publish", date=DATES[1]).metrics
 
-    threads = [threading.Thread(target=run) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    assert measured["volume_change"] == pytest.approx(219 / 221 - 1)
+    # Weights drawn by chance say the same of everybody.
+    assert [measured[f"{task.name}.drift"] for task in GYM.tasks] == [0, 0, 0]
 
-    assert len(faults) < 2
-    assert len(read_manifests(scored.settings, RECIPE_OBJECT)) == 1
-    rows = published(scored)
-    assert rows.num_rows == len(set(rows["user_id"].to_pylist()))
-    assert rows_of(scored, "scores").num_rows == rows.num_rows
+
+def test_scores_that_drifted_are_refused_and_yesterdays_stay(scored: World) -> None:
+    scored.run("publish")
+    scored.run("score", date=DATES[1])
+    rows = read(uri(scored, "forecasts"), where=predicate(as_of=DATES[1]))
+    assert rows is not None
+    more = pc.multiply(rows["mean_minutes"], pa.scalar(4, pa.float32()))
+    rewrite_forecasts(scored, with_column(rows, "mean_minutes", more.to_pylist()), DATES[1])
+
+    with pytest.raises(GateRefused, match=r"minutes_10d is unlike the last publications.*--set"):
+        scored.run("publish", date=DATES[1])
+
+    assert [manifest.as_of for manifest in manifests(scored)] == [DATES[0]]
+    assert consumed(scored, DATES[1])["as_of"].to_pylist()[0] == DATES[0]
+    real = override(GYM, {"publishing.max_drift": 1.0})
+    scored.run("publish", date=DATES[1], recipe=real)
+    assert consumed(scored, DATES[1])["as_of"].to_pylist()[0] == DATES[1]
+
+
+def test_a_day_with_two_fifths_of_the_usual_users_is_refused(scored: World) -> None:
+    scored.run("publish")
+    sequences = rows_of(scored, "sequences").sort_by("user_id")
+    few = sequences.slice(0, sequences.num_rows * 2 // 5)
+    version = replace(uri(scored, "sequences"), few, where=None)
+    enter(scored, "sequences", "sequences", DATES[1], version=version, rows=few.num_rows)
+    scored.run("score", date=DATES[1])
+
+    with pytest.raises(GateRefused, match=r"84 users have a score, 38% of the usual 221 \("):
+        scored.run("publish", date=DATES[1])
+
+    assert [manifest.as_of for manifest in manifests(scored)] == [DATES[0]]

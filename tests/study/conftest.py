@@ -156,11 +156,15 @@ def whole_lake(home: Path) -> Told:
     manifest = {
         "as_of": DATE,
         "scores_version": 7,
+        "state": "live",
         "num_rows": 31,
-        "checksum": "ab" * 32,
+        "columns": "as_of,user_id",
+        "checksum": "-1234567890",
         "model_version": "3",
         "calibrator_version": "c0ffee00",
         "inputs": "{}",
+        "spread": "{}",
+        "created": dt.datetime.combine(DATE + DAY, dt.time(6), dt.UTC),
         "valid_until": DATE + 2 * DAY,
     }
     lake.put("manifests", [manifest])
