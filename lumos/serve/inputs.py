@@ -8,11 +8,15 @@ from numpy.typing import NDArray
 
 from lumos import ledger
 from lumos.accio.contract import open_sequences
+from lumos.accio.events import EventCalendar
 from lumos.accio.table import SequenceTable
 from lumos.accio.users import Users
 from lumos.config import Recipe, Task
-from lumos.dates import day_number
+from lumos.dates import day_number, from_day_number
 from lumos.verbs import BadInput, Request
+
+# Days whose calendars say what a calendar usually is: four weeks, so that a season's end counts.
+_USUAL_DAYS = 28
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,34 @@ def is_active(users: Users, as_of: dt.date, within_days: int) -> NDArray[np.bool
     num_recent = np.bincount(users.owner[is_recent], minlength=len(users))
     registered: NDArray[np.bool_] = users.registered <= last
     return registered & (num_recent > 0)
+
+
+def check_calendar(recipe: Recipe, date: dt.date, events: EventCalendar) -> None:
+    """Refuse a calendar that ends before the horizon although it usually does not.
+
+    Where nothing is announced a day's event columns are zero, which is right for a platform whose
+    events are known a few days ahead, or not at all. So what is expected of the calendar is what
+    it gave before: on every one of the last days it reached to the end of the horizon. Forecasts
+    under a calendar that stopped arriving would silently be those of empty days.
+
+    Raises:
+        BadInput: Names the calendar's last day and the horizon's.
+    """
+    if not recipe.events or recipe.scoring.allow_short_calendar:
+        return
+    last, horizon = day_number(date), recipe.horizon_days
+    before = np.arange(last - _USUAL_DAYS, last)
+    reached = events.newest(np.append(before, last)) - np.append(before, last)
+    if reached[-1] >= horizon or (reached[:-1] < horizon).any():
+        return
+    ends, wanted = (from_day_number(last + int(n)) for n in (reached[-1], horizon))
+    msg = (
+        f"event_context as known on {date} ends on {ends}, before the horizon does on {wanted}; on "
+        f"each of the {_USUAL_DAYS} days before it covered the horizon. Land the days that are "
+        f"missing and run `lumos aggregate --date {date} --force`; or, if nothing happens on them, "
+        "set scoring.allow_short_calendar=true"
+    )
+    raise BadInput(msg)
 
 
 def check_columns(trained: Recipe, asked: Recipe, version: str) -> None:
