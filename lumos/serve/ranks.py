@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from lumos.train.distributed import die_with_parent
@@ -34,7 +34,7 @@ class Ranks:
     size: int
     num_cores: int
     device: str
-    _store: dist.Store | None
+    _store: Store | None
 
     @classmethod
     def join(cls) -> "Ranks":

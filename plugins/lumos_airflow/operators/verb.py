@@ -53,7 +53,7 @@ class VerbOperator(BaseOperator):
         return arguments
 
     def recipe_processes(self) -> int:
-        """Ranks that the recipe wants, with the task's overrides.
+        """Ranks that the recipe wants for the verb, with the task's overrides.
 
         Raises:
             AirflowFailException: There is no such recipe or override.
@@ -68,7 +68,8 @@ class VerbOperator(BaseOperator):
             )
         except BadInput as error:
             raise AirflowFailException(str(error)) from error
-        return request.recipe.training.processes
+        recipe = request.recipe
+        return recipe.scoring.processes if self.verb == "score" else recipe.training.processes
 
     def conclude(self, context: Context, ended: Ended) -> dict[str, Any]:
         """The report of a verb that ended well, after its outlets were told of it.
