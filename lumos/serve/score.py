@@ -9,7 +9,6 @@ Run it under ``torchrun --nproc-per-node N -m lumos score ...`` for N processes 
 shards: the first one decides what all of them read, and finishes when all are done.
 """
 
-import datetime as dt
 import json
 import logging
 import time
@@ -24,17 +23,17 @@ from lumos.accio.contract import load_events
 from lumos.accio.table import SequenceTable
 from lumos.delta import open_table, predicate, replace
 from lumos.progress import progress
-from lumos.serve.inputs import Inputs, check_calendar, check_columns, pin
+from lumos.serve.inputs import Inputs, check_calendar, pin
 from lumos.serve.network import Network
 from lumos.serve.overlap import Overlap
 from lumos.serve.pipeline import Pass, Shard, Threads, check_finite, forecasts, rows
 from lumos.serve.ranks import Ranks
 from lumos.serve.registry import CHAMPION, chosen
 from lumos.serve.shards import Piece, count_shards, in_few, of_rank, pieces
+from lumos.serve.versions import usable
+from lumos.serve.what_if import what_if
 from lumos.tables import table_uri, tables
-from lumos.train import checkpoint, tracking
-from lumos.train.checkpoint import Checkpoint
-from lumos.verbs import BadInput, Report, Request, TableWritten
+from lumos.verbs import Report, Request, TableWritten
 
 log = logging.getLogger(__name__)
 
@@ -138,41 +137,50 @@ class Job:
 def score(request: Request) -> Report:
     """Forecast with the champion, or ``--model``; resolved once and named in the report.
 
+    With ``--what-if`` nothing of that: two answers are compared (:mod:`lumos.serve.what_if`).
+
     Raises:
         BadInput: No champion, tables or quality not ready, a calendar that ends early, a
             checkpoint for other columns or one that has already seen days after ``--date``, or
             forecasts that are no numbers.
     """
     ranks = Ranks.join()
+    if request.options["what_if"] is not None:
+        return what_if(request) if ranks.is_first else request.report()
     if not ranks.is_first:
         decided = Decided.from_json(ranks.told())
         if not decided.is_done:
             _score(request, decided, ranks)
         return request.report(already_done=decided.is_done)
+    decided, done = _decide(request)
+    ranks.tell(decided.to_json())
+    return done or _finish(_score(request, decided, ranks), decided, ranks)
+
+
+def _decide(request: Request) -> tuple[Decided, Report | None]:
+    """Resolve everything once, and refuse what cannot be scored; with the report of what is done.
+
+    Other processes hear of it only when nothing is wrong: one alone says what is.
+    """
+    settings, recipe, date = request.settings, request.recipe, request.date
     version = chosen(
         request,
         alias=CHAMPION,
-        remedy=f"Run `lumos train`, `lumos evaluate` and `lumos promote` for {request.date} or "
-        "earlier.",
+        remedy=f"Run `lumos train`, `lumos evaluate` and `lumos promote` for {date} or earlier.",
     )
     pins = pin(request)
     ledger.require(
-        request.settings,
-        request.recipe,
+        settings,
+        recipe,
         "quality",
-        request.date,
-        remedy=f"Run `lumos validate --date {request.date}` and look at its metrics.",
+        date,
+        remedy=f"Run `lumos validate --date {date}` and look at its metrics.",
     )
     done = ledger.already_done(request, "forecasts", {**pins.named, "model": version})
-    decided = Decided(version, pins, is_done=done is not None)
     if done is None:
-        # What is wrong is said by one process, before the others begin.
-        load_version(request, version)
-        _calendar_of(request, pins)
-    ranks.tell(decided.to_json())
-    if done is not None:
-        return done
-    return _finish(_score(request, decided, ranks), decided, ranks)
+        usable(request, version)
+        check_calendar(recipe, date, load_events(settings, recipe, pins.event_context))
+    return Decided(version, pins, is_done=done is not None), done
 
 
 def _score(request: Request, decided: Decided, ranks: Ranks) -> tuple[Job, int]:
@@ -184,7 +192,7 @@ def _score(request: Request, decided: Decided, ranks: Ranks) -> tuple[Job, int]:
     if done:
         log.info("%d of %d shards were done before", len(done), len(job.shards))
     mine = [n for n in of_rank(len(job.shards), ranks.rank, ranks.size) if n not in done]
-    network = Network.of(load_version(request, decided.model_version), recipe.scoring, ranks.device)
+    network = Network.of(usable(request, decided.model_version), recipe.scoring, ranks.device)
     whole = Pass(
         recipe=recipe,
         date=request.date,
@@ -232,31 +240,6 @@ def run_shards(job: Job, whole: Pass, mine: Sequence[int], *, is_overlapped: boo
                 num_users / (time.monotonic() - started),
             )
             advance()
-
-
-def load_version(request: Request, version: str) -> Checkpoint:
-    """The checkpoint of a version that may score the date.
-
-    Raises:
-        BadInput: It is for other columns, or has already seen days after the date.
-    """
-    folder = tracking.checkpoint_of(request.settings, request.recipe, version)
-    model = checkpoint.load(folder)
-    check_columns(model.recipe, request.recipe, version)
-    trained = dt.date.fromisoformat(str(model.info["as_of"]))
-    if trained > request.date:
-        msg = (
-            f"model version {version} was trained on days up to {trained}, after "
-            f"{request.date}: it would forecast days that it has seen. Name an earlier version "
-            "with --model, or score a later date"
-        )
-        raise BadInput(msg)
-    return model
-
-
-def _calendar_of(request: Request, pins: Inputs) -> None:
-    events = load_events(request.settings, request.recipe, pins.event_context)
-    check_calendar(request.recipe, request.date, events)
 
 
 def _finish(scored: tuple[Job, int], decided: Decided, ranks: Ranks) -> Report:
