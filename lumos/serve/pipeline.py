@@ -34,7 +34,8 @@ from lumos.tasks import DayForecasts
 from lumos.train.predict import joined, prepared
 from lumos.verbs import BadInput
 
-_ROW_GROUPS_AHEAD, _BATCHES_AHEAD = 2, 4
+_ROW_GROUPS_AHEAD, _CHUNKS_AHEAD = 2, 2
+_USERS_SCALED = 1024  # at a time
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,17 @@ def forecasts(
     def scaled(chunk: tuple[int, Users]) -> tuple[int, np.ndarray, Batch]:
         return chunk[0], chunk[1].user_id, scale(whole, chunk[1])
 
-    def inferred(ready: tuple[int, np.ndarray, Batch]) -> Shard:
-        number, user_id, batch = ready
-        return Shard(number, user_id, whole.network.answer(batch))
+    def inferred(ready: tuple[int, np.ndarray, Batch, slice]) -> Shard:
+        number, user_id, batch, mine = ready
+        answer = whole.network.answer(batch.part(mine.start, mine.stop))
+        return Shard(number, user_id[mine], answer)
 
+    size = whole.recipe.scoring.batch_size
     users = overlap.map(fetched, wanted, ahead=_ROW_GROUPS_AHEAD)
-    chunks = _in_batches(users, whole.recipe.scoring.batch_size)
-    batches = overlap.map(scaled, chunks, ahead=_BATCHES_AHEAD + workers)
-    said = overlap.map(inferred, batches, ahead=_BATCHES_AHEAD + workers, workers=workers)
+    chunks = _in_chunks(users, max(size, _USERS_SCALED))
+    dense = overlap.map(scaled, chunks, ahead=_CHUNKS_AHEAD)
+    batches = _in_batches(dense, size)
+    said = overlap.map(inferred, batches, ahead=2 * workers, workers=workers)
     yield from _by_shard((number for number, _ in numbers), said)
 
 
@@ -133,11 +137,20 @@ def scale(whole: Pass, users: Users) -> Batch:
     return prepared(whole.network.checkpoint, users, origins, whole.events, whole.network.device)
 
 
-def _in_batches(fetched: Iterable[tuple[int, Users]], size: int) -> Iterator[tuple[int, Users]]:
-    """A batch never spans row groups, so its users do not depend on the stages before it."""
+def _in_chunks(fetched: Iterable[tuple[int, Users]], size: int) -> Iterator[tuple[int, Users]]:
+    """Row groups of other writers may be large; a chunk never spans two."""
     for number, users in fetched:
         for start in range(0, len(users), size):
-            yield number, users.take(np.arange(start, min(start + size, len(users))))
+            yield number, users.part(start, min(start + size, len(users)))
+
+
+def _in_batches(
+    scaled: Iterable[tuple[int, np.ndarray, Batch]], size: int
+) -> Iterator[tuple[int, np.ndarray, Batch, slice]]:
+    """What the network computes at a time; scaling many users at once costs less."""
+    for number, user_id, batch in scaled:
+        for start in range(0, len(user_id), size):
+            yield number, user_id, batch, slice(start, min(start + size, len(user_id)))
 
 
 def _by_shard(numbers: Iterable[int], parts: Iterable[Shard]) -> Iterator[Shard]:
