@@ -205,7 +205,7 @@ class ScoringConfig(Config):
             What each costs in accuracy and brings in speed: ``python -m benchmarks.score``.
         compile: Whether PyTorch compiles the network first; on a CPU that needs a C++ compiler.
         allow_short_calendar: Score although ``event_context`` ends before the horizon, which it
-            did on none of the days before.
+            hardly ever did in training.
     """
 
     active_within_days: int = Field(default=365, ge=1)

@@ -23,6 +23,7 @@ from lumos.accio.contract import load_events
 from lumos.accio.table import SequenceTable
 from lumos.delta import open_table, predicate, replace
 from lumos.progress import progress
+from lumos.serve.edits import training_period
 from lumos.serve.inputs import Inputs, check_calendar, pin
 from lumos.serve.network import Network
 from lumos.serve.overlap import Overlap
@@ -178,8 +179,9 @@ def _decide(request: Request) -> tuple[Decided, Report | None]:
     )
     done = ledger.already_done(request, "forecasts", {**pins.named, "model": version})
     if done is None:
-        usable(request, version)
-        check_calendar(recipe, date, load_events(settings, recipe, pins.event_context))
+        learned = training_period(usable(request, version).info)
+        events = load_events(settings, recipe, pins.event_context)
+        check_calendar(recipe, date, events, learned)
     return Decided(version, pins, is_done=done is not None), done
 
 
