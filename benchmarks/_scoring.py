@@ -57,7 +57,8 @@ def make_ready(settings: Settings, recipe: Recipe) -> None:
     if tracking.version_of(settings, recipe, "champion") is not None:
         return
     asked = request(settings, recipe, "score")
-    users = Users.concat([pin(asked).table(asked).read(n) for n in range(4)])
+    table = pin(asked).table(asked)
+    users = Users.concat([table.read(n) for n in range(min(4, len(table.shards)))])
     drawn = draw(settings, recipe, users)
     folder = settings.home / "drawn"
     checkpoint.save(folder / tracking.CHECKPOINT_FOLDER, drawn)
