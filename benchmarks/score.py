@@ -62,7 +62,7 @@ from lumos.verbs import BadInput
 PARTS = ("memory", "forward", "literal", "precision")
 _USERS = (100_000, 1_000_000)
 _SMALL, _ROUNDS, _BATCH_SIZES = 4_096, 3, (32, 64, 128)
-_FORWARD_USERS = 512
+_FORWARD_USERS = 2_048
 Figures = dict[str, object]
 
 
