@@ -34,7 +34,8 @@ class Machine(Config):
             goes on from its last state.
         capacity_reservation: The reservation of a ``capacity-block``.
         nodes: Instances that train together; ranks meet on the first one's ``rendezvous_port``.
-        processes: Ranks on each node (default: the recipe's ``training.processes``).
+        processes: Ranks on each node (default: the recipe's ``training.processes`` or
+            ``scoring.processes``).
         volume_gib: Size of the encrypted root volume.
         kms_key: Key of the volume (default: the account's own for EBS).
         hourly_usd: Price of one instance, to say what a run may cost.

@@ -192,11 +192,31 @@ class EvaluationConfig(Config):
 
 
 class ScoringConfig(Config):
-    """Whom to score, in how many restartable shards."""
+    """Whom to score, in how many restartable shards, and how the network computes.
+
+    Attributes:
+        num_shards: At least so many; a large table gets more.
+        users_per_shard: At most so many in one: what a process holds of the forecasts at once,
+            and what a kill can cost.
+        batch_size: Users computed at a time; on a CPU as many as fit its cache, on a GPU
+            thousands.
+        processes: Ranks that share the shards, under torchrun; on one machine's CPU one process
+            keeps all cores busy.
+        precision: ``bfloat16`` rounds matrix products, ``int8`` linear layers (on a CPU alone).
+            What each costs in accuracy and brings in speed: ``python -m benchmarks.score``.
+        compile: Whether PyTorch compiles the network first; on a CPU that needs a C++ compiler.
+        allow_short_calendar: Score although ``event_context`` ends before the horizon, which it
+            hardly ever did in training.
+    """
 
     active_within_days: int = Field(default=365, ge=1)
     num_shards: int = Field(default=4, ge=1)
-    batch_size: int = Field(default=256, ge=1)
+    users_per_shard: int = Field(default=32_768, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    processes: int = Field(default=1, ge=1)
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    compile: bool = False
+    allow_short_calendar: bool = False
 
 
 class PublishingConfig(Config):

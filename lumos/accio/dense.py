@@ -88,6 +88,31 @@ class Batch:
         """False before the user existed."""
         return self.day_row_BT != PADDING_ROW
 
+    def part(self, start: int, stop: int) -> Self:
+        """Windows ``start`` .. ``stop - 1``; rows of activity that only others have are left out.
+
+        Rows of activity stand in the order of their windows.
+        """
+        rows_BT = self.day_row_BT[start:stop]
+        is_active_BT = rows_BT > PADDING_ROW
+        used = rows_BT[is_active_BT]
+        first, last = (int(used[0]), int(used[-1])) if len(used) else (PADDING_ROW + 1, PADDING_ROW)
+        shift = first - PADDING_ROW - 1
+        mine = {
+            field.name: getattr(self, field.name)[start:stop]
+            for field in fields(self)
+            if field.name not in ("activity_NU", "events_EC")
+        }
+        activity = [self.activity_NU[: PADDING_ROW + 1], self.activity_NU[first : last + 1]]
+        return type(self)(
+            **mine
+            | {
+                "activity_NU": torch.cat(activity),
+                "day_row_BT": torch.where(is_active_BT, rows_BT - shift, rows_BT),
+                "events_EC": self.events_EC,
+            }
+        )
+
     def to(self, device: str) -> Self:
         """The same batch on another device."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -91,6 +91,17 @@ class EventCalendar:
         days = np.arange(first, first + num_days, dtype=np.int64)
         return self._rows(days, self._find(days, np.full_like(days, as_of)))
 
+    def newest(self, as_of: np.ndarray) -> np.ndarray:
+        """Last day of which anything was announced by each of these days.
+
+        Returns:
+            int64 day numbers of the shape of ``as_of``; -1 where nothing was.
+        """
+        known_on = self._key - self._day * _STRIDE - _SHIFT
+        order = np.argsort(known_on, kind="stable")
+        newest = np.concatenate([[-1], np.maximum.accumulate(self._day[order])])
+        return np.asarray(newest[np.searchsorted(known_on[order], as_of, side="right")])
+
     def gather(self, origins: np.ndarray, history_days: int, horizon_days: int) -> EventRows:
         """The windows of many origins at once, every distinct row only once.
 

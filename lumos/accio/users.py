@@ -56,6 +56,18 @@ class Users:
             splits=splits,
         )
 
+    def part(self, start: int, stop: int) -> Self:
+        """Users ``start`` .. ``stop - 1``, without copying their days."""
+        first, last = int(self.splits[start]), int(self.splits[stop])
+        return type(self)(
+            user_id=self.user_id[start:stop],
+            registered=self.registered[start:stop],
+            static=self.static.slice(start, stop - start),
+            columns=tuple(column[first:last] for column in self.columns),
+            days=self.days[first:last],
+            splits=self.splits[start : stop + 1] - first,
+        )
+
     @classmethod
     def concat(cls, parts: Sequence[Self]) -> Self:
         """All users of ``parts``, one part after another; at least one part."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers of these widths (input first), ReLU between them, none after the last."""
     layers: list[nn.Module] = []
     for inner, outer in pairwise(widths):
-        layers += [linear(inner, outer, gain=RELU_GAIN), nn.ReLU()]
+        layers += [linear(inner, outer, gain=RELU_GAIN), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -84,6 +85,8 @@ class Attention(nn.Module):
     def forward(self, queries_BQD: Tensor, memory_BKD: Tensor, when: When) -> Tensor:
         """Mix the memory for each query; shape (B, Q, D)."""
         query = self._heads(self.query(queries_BQD))
+        if self._is_short(query, when):
+            return self._look_once(query, memory_BKD, when)
         key, value = (self._heads(x) for x in self.key_and_value(memory_BKD).chunk(2, dim=-1))
         if when.turned is not None:
             assert when.query_days is not None
@@ -94,6 +97,49 @@ class Attention(nn.Module):
         mixed_BHQd = F.scaled_dot_product_attention(
             query, key, value, attn_mask=scores, is_causal=when.is_causal
         )
+        mixed: Tensor = self.out(mixed_BHQd.transpose(1, 2).flatten(2))
+        return mixed
+
+    def _is_short(self, query_BHQd: Tensor, when: When) -> bool:
+        """Whether so little is asked that keys and values cost more than the questions.
+
+        Never where gradients are wanted: a training has many origins, and asks much.
+        """
+        _, num_heads, num_queries, size = query_BHQd.shape
+        width = num_heads * size
+        return (
+            num_heads * num_queries < width + num_queries
+            and not torch.is_grad_enabled()
+            and not when.is_causal
+            and when.turned is None
+            and type(self.key_and_value) is nn.Linear  # quantised, it has no plain weight
+        )
+
+    def _look_once(self, query_BHQd: Tensor, memory_BKD: Tensor, when: When) -> Tensor:
+        """The same without keys and values: the memory itself is both, for all heads at once.
+
+        q . (W_k m + b_k) = (W_k^T q) . m + q . b_k, whose last term is the same for every key and
+        so lost in the softmax; and what is mixed of W_v m + b_v is W_v (mixed m) + b_v.
+        """
+        num_users, num_heads, num_queries, size = query_BHQd.shape
+        width = num_heads * size
+        key_DD, value_DD = self.key_and_value.weight.chunk(2)
+        value_D = self.key_and_value.bias.chunk(2)[1]
+        asked_BHQD = query_BHQd @ key_DD.view(num_heads, size, width).to(query_BHQd.dtype)
+        scores = None
+        if when.scores is not None:
+            scores = when.scores.to(query_BHQd.dtype).expand(-1, num_heads, num_queries, -1)
+            scores = scores.flatten(1, 2)[:, None]
+        mixed_B1XD = F.scaled_dot_product_attention(
+            asked_BHQD.flatten(1, 2)[:, None],
+            memory_BKD[:, None],
+            memory_BKD[:, None],
+            attn_mask=scores,
+            scale=size**-0.5,
+        )
+        mixed_BHQD = mixed_B1XD.view(num_users, num_heads, num_queries, width)
+        value_HDd = value_DD.view(num_heads, size, width).transpose(1, 2)
+        mixed_BHQd = mixed_BHQD @ value_HDd + value_D.view(num_heads, 1, size)
         mixed: Tensor = self.out(mixed_BHQd.transpose(1, 2).flatten(2))
         return mixed
 

@@ -57,10 +57,11 @@ class Tokens(nn.Module):
         by_user, by_static, by_event = torch.split(first.weight, self.widths, dim=1)
         static_BD = F.linear(self.static(batch.static_BS), by_static, first.bias)
         activity_ND = F.linear(self.user(activity_NU), by_user)
-        hidden_BTD = F.embedding(batch.day_row_BT, activity_ND) + static_BD[:, None]
+        hidden_BTD = F.embedding(batch.day_row_BT, activity_ND)
+        hidden_BTD += static_BD[:, None]
         if self.sees_past:
             event_ED = F.linear(self.event(batch.events_EC), by_event)
-            hidden_BTD = hidden_BTD + F.embedding(batch.event_index_BL[:, :num_days], event_ED)
+            hidden_BTD += F.embedding(batch.event_index_BL[:, :num_days], event_ED)
         tokens: Tensor = self.project[1:](hidden_BTD)
         return tokens
 

@@ -8,11 +8,15 @@ from numpy.typing import NDArray
 
 from lumos import ledger
 from lumos.accio.contract import open_sequences
+from lumos.accio.events import EventCalendar
 from lumos.accio.table import SequenceTable
 from lumos.accio.users import Users
 from lumos.config import Recipe, Task
-from lumos.dates import day_number
+from lumos.dates import day_number, from_day_number
 from lumos.verbs import BadInput, Request
+
+# Share of training origins whose calendar reached the end of the horizon: seasons have ends.
+_NEARLY_ALL = 0.9
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,44 @@ def is_active(users: Users, as_of: dt.date, within_days: int) -> NDArray[np.bool
     num_recent = np.bincount(users.owner[is_recent], minlength=len(users))
     registered: NDArray[np.bool_] = users.registered <= last
     return registered & (num_recent > 0)
+
+
+def check_calendar(
+    recipe: Recipe, date: dt.date, events: EventCalendar, learned: tuple[dt.date, dt.date]
+) -> None:
+    """Refuse a calendar that ends before the horizon, if those of the training did not.
+
+    Where nothing is announced a day's event columns are zero, which is right for a platform whose
+    events are known a few days ahead, or not at all. So what is expected of the calendar is what
+    it gave to the training: on nearly all of its days it reached to the end of the horizon. Under
+    one that stopped arriving, forecasts would silently be those of days without events.
+
+    Args:
+        recipe: Says how long the horizon is.
+        date: The last day observed.
+        events: The calendar.
+        learned: First and last origin of the training.
+
+    Raises:
+        BadInput: Names the calendar's last day and the horizon's.
+    """
+    if not recipe.events or recipe.scoring.allow_short_calendar:
+        return
+    last, horizon = day_number(date), recipe.horizon_days
+    reached = int(events.newest(np.array([last]))[0])
+    origins = np.arange(day_number(learned[0]), day_number(learned[1]) + 1)
+    is_usual = np.mean(events.newest(origins) - origins >= horizon) >= _NEARLY_ALL
+    if reached >= last + horizon or not is_usual:
+        return
+    ends = from_day_number(reached) if reached >= 0 else "no day at all"
+    msg = (
+        f"event_context as known on {date} ends on {ends}, before the horizon does on "
+        f"{from_day_number(last + horizon)}; in training, from {learned[0]} to {learned[1]}, it "
+        "covered the horizon. Land the days that are missing and run "
+        f"`lumos aggregate --date {date} --force`; or, if nothing happens on them, set "
+        "scoring.allow_short_calendar=true"
+    )
+    raise BadInput(msg)
 
 
 def check_columns(trained: Recipe, asked: Recipe, version: str) -> None:

@@ -117,7 +117,7 @@ def joined() -> Iterator[World]:
     if size == 1:
         yield World(device=device, has_bfloat16=has_bfloat16)
         return
-    _die_with_parent()
+    die_with_parent()
     dist.init_process_group("nccl" if has_cuda else "gloo", timeout=_PATIENCE)
     try:
         yield World(int(os.environ["RANK"]), size, device, has_bfloat16, local_rank == 0)
@@ -125,7 +125,7 @@ def joined() -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to end this process when torchrun ends.
 
     torchrun starts its workers in sessions of their own: a SIGKILL to it or to its process

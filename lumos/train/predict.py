@@ -5,10 +5,13 @@ is in the batch beyond float rounding. Both E[value | active] and P(active) x E[
 are given: a continuous head never saw a day without activity, so alone it forecasts too much.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from lumos.accio.batch import ragged_batch
+from lumos.accio.dense import Batch
 from lumos.accio.events import EventCalendar
 from lumos.accio.users import Users
 from lumos.config import Recipe, Task
@@ -17,7 +20,7 @@ from lumos.tasks import DayForecasts
 from lumos.train.checkpoint import Checkpoint
 from lumos.train.scaler import Scaler
 
-__all__ = ["DayForecasts", "forecast", "in_raw_units"]
+__all__ = ["DayForecasts", "forecast", "in_raw_units", "joined", "prepared"]
 
 
 def forecast(
@@ -37,16 +40,33 @@ def forecast(
         events: The calendar; each origin gets what was known on it.
         batch_size: Windows computed at a time.
     """
-    recipe, model = checkpoint.recipe, checkpoint.model.eval()
-    device = model.device
+    model = checkpoint.model.eval()
     parts = []
     with torch.inference_mode():
         for start in range(0, max(len(users), 1), batch_size):
             chunk = np.arange(start, min(start + batch_size, len(users)))
-            spans = recipe.history_days, recipe.horizon_days
-            ragged = ragged_batch(users.take(chunk), origins[chunk], *spans)
-            batch = checkpoint.scaler.batch(ragged, events, recipe, device=str(device))
-            parts.append(in_raw_units(model(batch), recipe, checkpoint.scaler))
+            batch = prepared(
+                checkpoint, users.take(chunk), origins[chunk], events, str(model.device)
+            )
+            parts.append(in_raw_units(model(batch), checkpoint.recipe, checkpoint.scaler))
+    return joined(parts)
+
+
+def prepared(
+    checkpoint: Checkpoint,
+    users: Users,
+    origins: np.ndarray,
+    events: EventCalendar,
+    device: str = "cpu",
+) -> Batch:
+    """The scaled windows of some users, as :func:`forecast` gives them to the network."""
+    recipe = checkpoint.recipe
+    ragged = ragged_batch(users, origins, recipe.history_days, recipe.horizon_days)
+    return checkpoint.scaler.batch(ragged, events, recipe, device=device)
+
+
+def joined(parts: Sequence[DayForecasts]) -> DayForecasts:
+    """The forecasts of all users of ``parts``, one part after another; at least one part."""
     return DayForecasts(
         p=np.concatenate([part.p for part in parts]),
         given=np.concatenate([part.given for part in parts]),

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from lumos.accio.batch import RaggedBatch
@@ -24,7 +25,7 @@ from lumos.accio.chance import hash_users, uniform
 from lumos.accio.dense import Batch, history_rows
 from lumos.accio.events import EventCalendar
 from lumos.accio.users import Users
-from lumos.accio.window import cut
+from lumos.accio.window import Windows, cut
 from lumos.config import Config, Recipe, Task
 from lumos.dates import from_day_number
 from lumos.model.forecaster import ForecasterConfig
@@ -147,8 +148,7 @@ class Scaler(Config):
             return torch.from_numpy(array).to(device, non_blocking=True)
 
         # Days after the window's last origin that no origin's horizon reaches are not there.
-        window = np.arange(len(windows))[:, None, None]
-        targets = windows.dense[window, windows.target_days]
+        targets = _targets(windows)
         days = windows.origins[..., None] + np.arange(1, windows.horizon_days + 1)
         is_known = np.ones_like(days, bool) if last_label is None else days <= last_label
         is_new = np.diff(windows.origins, axis=1, append=windows.origins[:, -1:] + 1) > 0
@@ -207,12 +207,21 @@ class Scaler(Config):
         return encoded if encoded.shape[1] else np.zeros((len(users), 1), np.float32)
 
 
+def _targets(windows: Windows) -> np.ndarray:
+    """Raw activity of the horizon days of every origin, (B, M, F, d_u); when serving, none yet."""
+    days = windows.target_days
+    if not days.size or (windows.offsets < days.min()).all():
+        return np.zeros((*days.shape, windows.values.shape[1]), np.float32)
+    window = np.arange(len(windows))[:, None, None]
+    return np.asarray(windows.dense[window, days])
+
+
 def _codes(column: pa.ChunkedArray, known: Sequence[str]) -> np.ndarray:
     """Number of each known category; then missing, then unseen."""
-    numbers = {value: number for number, value in enumerate(known)}
     missing, unseen = len(known), len(known) + 1
-    values = column.to_pylist()
-    return np.array([missing if v is None else numbers.get(v, unseen) for v in values], np.int64)
+    number = pc.fill_null(pc.index_in(column, value_set=pa.array(known, column.type)), unseen)
+    codes = pc.if_else(pc.is_valid(column), number, missing)
+    return np.asarray(codes.to_numpy(), np.int64)
 
 
 class ScalerFit:

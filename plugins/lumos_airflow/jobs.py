@@ -15,7 +15,11 @@ from pydantic import ValidationError
 
 from lumos.cloud import read_cloud
 from lumos.settings import Settings
-from lumos_airflow.operators.local import LocalTrainOperator, LocalVerbOperator
+from lumos_airflow.operators.local import (
+    LocalScoreOperator,
+    LocalTrainOperator,
+    LocalVerbOperator,
+)
 from lumos_airflow.operators.ready import TableReadySensor
 from lumos_airflow.operators.scratch import PrepareScratchOperator, ReleaseScratchOperator
 
@@ -66,12 +70,14 @@ def verb(
         **_common(name, writes, kwargs),
     }
     if not is_cloud():
-        return LocalVerbOperator(**common, execution_timeout=dt.timedelta(hours=hours))
+        local = LocalScoreOperator if name == "score" else LocalVerbOperator
+        return local(**common, execution_timeout=dt.timedelta(hours=hours))
     from lumos_airflow.operators.databricks import DatabricksVerbOperator
-    from lumos_airflow.operators.torchrun_ec2 import Ec2VerbOperator
+    from lumos_airflow.operators.torchrun_ec2 import Ec2VerbOperator, ScoreEc2Operator
 
     if name in _ON_EC2:
-        return Ec2VerbOperator(**common, hours=hours)
+        machines = ScoreEc2Operator if name == "score" else Ec2VerbOperator
+        return machines(**common, hours=hours)
     return DatabricksVerbOperator(**common, hours=hours, needs_spark=name in _SPARK)
 
 

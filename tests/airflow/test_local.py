@@ -9,7 +9,11 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from lumos_airflow.operators.local import LocalTrainOperator, LocalVerbOperator
+from lumos_airflow.operators.local import (
+    LocalScoreOperator,
+    LocalTrainOperator,
+    LocalVerbOperator,
+)
 
 PRETEND = str(Path(__file__).parent.parent / "host" / "pretend.py")
 ACTIVITY = Asset(name="activity", uri="lumos://lake/activity")
@@ -22,10 +26,12 @@ class Pretend(LocalVerbOperator):
         return [sys.executable, PRETEND, *self.options.values()]
 
 
-def operator(*what: str, kind: type = Pretend, **keywords) -> LocalVerbOperator:
+def operator(
+    *what: str, kind: type = Pretend, verb: str = "score", **keywords
+) -> LocalVerbOperator:
     return kind(
         task_id="task",
-        verb="score",
+        verb=verb,
         options={f"option-{number}": word for number, word in enumerate(what)},
         date="2017-12-10",
         recipe="complete_journey",
@@ -131,9 +137,16 @@ def test_arguments_are_a_list_so_no_shell_ever_reads_them():
 
 
 def test_torchrun_starts_as_many_ranks_as_the_recipe_and_its_overrides_say():
-    task = operator(kind=LocalTrainOperator)
+    task = operator(kind=LocalTrainOperator, verb="train")
     assert task.launcher()[-4:] == ["--nproc-per-node", "2", "-m", "lumos"]
     task.overrides = '["training.processes=3"]'
+    assert task.launcher()[-4:] == ["--nproc-per-node", "3", "-m", "lumos"]
+
+
+def test_scoring_is_under_torchrun_only_where_the_recipe_asks_for_several_ranks():
+    task = operator(kind=LocalScoreOperator)
+    assert task.launcher() == [sys.executable, "-m", "lumos"]
+    task.overrides = '["scoring.processes=3", "training.processes=5"]'
     assert task.launcher()[-4:] == ["--nproc-per-node", "3", "-m", "lumos"]
 
 

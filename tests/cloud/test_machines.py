@@ -378,7 +378,8 @@ def test_a_dag_has_the_same_tasks_wherever_it_runs(on_aws):
 def test_each_verb_runs_where_it_should_and_its_machines_are_released(on_aws):
     tasks = on_aws.tasks["retraining"]
     assert tasks["train"][0] == "TorchrunEc2Operator"
-    assert tasks["evaluate"][0] == on_aws.tasks["batch_scoring"]["score"][0] == "Ec2VerbOperator"
+    assert tasks["evaluate"][0] == "Ec2VerbOperator"
+    assert on_aws.tasks["batch_scoring"]["score"][0] == "ScoreEc2Operator"
     assert on_aws.tasks["daily_aggregation"]["aggregate"][0] == "DatabricksVerbOperator"
     for name in ("retraining", "batch_scoring"):
         assert on_aws.tasks[name]["prepare_machine"] == ["CheckMachinesOperator", False, True]

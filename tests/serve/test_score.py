@@ -13,7 +13,7 @@ from lumos.config import override
 from lumos.dates import day_number
 from lumos.delta import open_table, read
 from lumos.recipes import load
-from lumos.serve.score import pieces
+from lumos.serve.shards import pieces
 from lumos.tables import table_uri
 from lumos.verbs import BadInput
 from tests.conftest import RECIPE, World

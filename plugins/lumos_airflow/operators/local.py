@@ -61,7 +61,20 @@ class LocalTrainOperator(LocalVerbOperator):
 
     def launcher(self) -> list[str]:
         """Torchrun instead of plain python."""
-        return [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(self.recipe_processes()), "-m", "lumos"),
-        ]
+        return _torchrun(self.recipe_processes())
+
+
+class LocalScoreOperator(LocalVerbOperator):
+    """``lumos score`` on this machine: under torchrun where the recipe asks for several ranks."""
+
+    def launcher(self) -> list[str]:
+        """Torchrun instead of plain python, if there is more than one rank."""
+        processes = self.recipe_processes()
+        return _torchrun(processes) if processes > 1 else super().launcher()
+
+
+def _torchrun(processes: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", str(processes), "-m", "lumos"),
+    ]

@@ -382,6 +382,15 @@ class TorchrunEc2Operator(Ec2VerbOperator):
         return machine.processes or self.recipe_processes()
 
 
+class ScoreEc2Operator(Ec2VerbOperator):
+    """``lumos score``: under torchrun where there are several ranks, as it is for one."""
+
+    def processes(self, machine: Machine) -> int | None:
+        """Ranks a node; ``None`` for one."""
+        processes = machine.processes or self.recipe_processes()
+        return processes if processes > 1 or machine.nodes > 1 else None
+
+
 def _fits(argument: str) -> bool:
     """Whether Linux can hand it to a program."""
     try:

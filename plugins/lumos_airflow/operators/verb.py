@@ -71,8 +71,9 @@ class VerbOperator(BaseOperator):
             raise AirflowFailException(str(error)) from error
 
     def recipe_processes(self) -> int:
-        """Ranks that the recipe wants, with the task's overrides."""
-        return self.request().recipe.training.processes
+        """Ranks that the recipe wants for the verb, with the task's overrides."""
+        recipe = self.request().recipe
+        return recipe.scoring.processes if self.verb == "score" else recipe.training.processes
 
     def conclude(self, context: Context, ended: Ended) -> dict[str, Any]:
         """The report of a verb that ended well, after its outlets were told of it.
