@@ -33,7 +33,7 @@ from lumos.config import Recipe, Task, override
 from lumos.dates import day_number
 from lumos.recipes import load
 from lumos.serve.accuracy import calibration_error
-from lumos.serve.calibrate import fit_task
+from lumos.serve.calibrators import fit_task
 from lumos.serve.features import Examples, History
 from lumos.settings import Settings
 from lumos.train.checkpoint import Checkpoint

@@ -20,10 +20,10 @@ from lumos.frozen import Config, explain
 
 # A recipe is written with imports from this module alone.
 __all__ = [
-    "RESERVED_COLUMNS", "ActivityColumn", "Config", "EvaluationConfig", "EventColumn", "Experiment",
-    "LossConfig", "ModelConfig", "PublishingConfig", "QualityConfig", "RawTable", "Recipe",
-    "ScoringConfig", "SqlType", "StaticColumn", "Task", "TrainingConfig", "Variant", "explain",
-    "override",
+    "RESERVED_COLUMNS", "ActivityColumn", "CalibrationConfig", "Config", "EvaluationConfig",
+    "EventColumn", "Experiment", "LossConfig", "ModelConfig", "PublishingConfig", "QualityConfig",
+    "RawTable", "Recipe", "ScoringConfig", "SqlType", "StaticColumn", "Task", "TrainingConfig",
+    "Variant", "explain", "override",
 ]  # fmt: skip
 
 
@@ -203,6 +203,19 @@ class PublishingConfig(Config):
     valid_days: int = Field(default=2, ge=1)
 
 
+class CalibrationConfig(Config):
+    """What published numbers promise.
+
+    Attributes:
+        interval_level: Share of outcomes meant to lie in the interval of an amount.
+        segment_tolerance: How far off a segment of users may be before ``lumos evaluate`` warns: a
+            share of the outcomes expected of it, of a chance's rarer outcome.
+    """
+
+    interval_level: float = Field(default=0.9, gt=0, lt=1)
+    segment_tolerance: float = Field(default=0.05, ge=0)
+
+
 class Variant(Config):
     """One arm of an experiment."""
 
@@ -273,6 +286,7 @@ class Recipe(Config):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     scoring: ScoringConfig = ScoringConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     publishing: PublishingConfig = PublishingConfig()
     quality: QualityConfig = QualityConfig()
     experiments: tuple[Experiment, ...] = ()
@@ -311,7 +325,7 @@ class Recipe(Config):
     def _consistent(self) -> Self:
         for what, names in (
             ("activity, event, calendar and static columns", self._column_names()),
-            ("tasks", [task.name for task in self.tasks]),
+            ("columns of scores", self._score_names()),
             ("raw tables", [table.name for table in self.raw]),
             ("experiments", [experiment.name for experiment in self.experiments]),
         ):
@@ -384,6 +398,12 @@ class Recipe(Config):
                 )
                 raise ValueError(msg)
         return self
+
+    def _score_names(self) -> list[str]:
+        """Tasks, and the ends of the intervals of amounts."""
+        amounts = [task.name for task in self.tasks if not task.is_binary]
+        ends = [f"{name}_{end}" for name in amounts for end in ("low", "high")]
+        return [*(task.name for task in self.tasks), *ends]
 
     def _column_names(self) -> list[str]:
         return [
