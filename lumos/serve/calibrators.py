@@ -1,8 +1,8 @@
 """One task's forecasts made to mean what they say: fitted on what came true, monotone.
 
-For chances a monotone curve (centred isotonic regression: Oron & Flournoy 2017), which
-keeps the order of users where it rises; with few positives or negatives two numbers only (Platt:
-the log odds shifted and stretched), drawn towards no change. For means the ratio of outcomes to
+For chances two numbers (Platt: the log odds shifted and stretched), drawn towards no change; with
+very many outcomes a monotone curve (centred isotonic regression: Oron & Flournoy 2017), which
+keeps the order of users where it rises. For means the ratio of outcomes to
 forecasts, drawn towards 1. Medians are left as they are: no ratio to what came true is theirs.
 What else was tried stands in docs/decisions/0010-calibration.md.
 
@@ -20,7 +20,7 @@ from lumos.config import Config, Task
 from lumos.serve.accuracy import Floats, bins
 from lumos.serve.logistic import fit_logistic, log_odds, sigmoid
 
-_ENOUGH = 200  # positives, and negatives, from which a curve is worth more than a number
+_ENOUGH = 5000  # positives, and negatives, from which a curve is worth more than two numbers
 _PRIOR = 20.0  # outcomes of typical size that the ratio's pull towards 1 is worth
 _FIRMNESS = 4.0  # inverse variance of the belief that log odds are right as they are
 _BIN_SIZE = 50

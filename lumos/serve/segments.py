@@ -26,9 +26,12 @@ from lumos.config import Recipe, Task
 from lumos.serve.accuracy import Floats
 from lumos.serve.features import Examples
 from lumos.serve.metrics import Metric
-from lumos.serve.reliability import off_by_cell
+from lumos.serve.reliability import Cells, off_by_cell
 
 _LEAST_USERS = 50
+# Standard errors that what is expected (of a chance, its rarer outcome) or what is off must be
+# worth: sixteen independent outcomes. Of fewer, their number is too far from normal to judge.
+_LEAST_KNOWN = 4.0
 _MOST_VALUES = 30  # of an attribute, the commonest; the others together are one group
 _FALSE_SHARE = 0.05
 # Days of the last 28, up to and including.
@@ -139,33 +142,43 @@ def _judged(
     group_N, num_groups = grouping.group_N, len(grouping.names)
     cells = off_by_cell(task, outcome_N, forecast_N, user_N, group_N, num_groups)
     size = np.maximum(np.bincount(group_N, minlength=num_groups), 1)
-    least = _least_variance(task, outcome_N, forecast_N)
-    # Where nobody did anything yet, outcomes seem to have no variance: the forecasts know better.
-    variance = np.maximum(cells.variance_K, np.bincount(group_N, least, num_groups) / size**2)
+    variance = np.maximum(
+        cells.variance_K, _usual_variance(task, grouping, cells, size, forecast_N)
+    )
     if task.is_median:
-        expected = allowed = np.full(num_groups, 0.5)
+        expected = rarer = np.full(num_groups, 0.5)
         observed = expected + cells.gap_K
     else:
         expected = np.bincount(group_N, forecast_N, num_groups) / size
         observed = expected - cells.gap_K
-        allowed = np.minimum(expected, 1 - expected) if task.is_binary else np.abs(expected)
-    beyond = np.abs(cells.gap_K) - tolerance * allowed
-    p_value = np.minimum(2 * ndtr(-beyond / np.sqrt(np.maximum(variance, 1e-300))), 1)
+        rarer = np.minimum(expected, 1 - expected) if task.is_binary else np.abs(expected)
+    error = np.sqrt(np.maximum(variance, 1e-300))
+    beyond = np.abs(cells.gap_K) - tolerance * rarer
+    p_value = np.minimum(2 * ndtr(-beyond / error), 1)
     pairs = np.unique(user_N * num_groups + group_N)
     num_users = np.bincount(pairs % num_groups, minlength=num_groups)
-    for k in np.flatnonzero(num_users >= _LEAST_USERS):
+    is_known = np.maximum(rarer, np.abs(cells.gap_K)) >= _LEAST_KNOWN * error
+    for k in np.flatnonzero((num_users >= _LEAST_USERS) & is_known):
         numbers = (float(x[k]) for x in (observed, expected, p_value))
         yield Segment(task, grouping.names[k], int(num_users[k]), *numbers)
 
 
-def _least_variance(task: Task, outcome_N: Floats, forecast_N: Floats) -> Floats:
-    """Of each outcome, if the forecasts are right; of amounts, as the mean is to all of them."""
+def _usual_variance(
+    task: Task, grouping: Grouping, cells: Cells, size_K: NDArray[np.int64], forecast_N: Floats
+) -> Floats:
+    """What a group's variance would be if it were like all users': p(1 - p), or the mean, scaled.
+
+    Where nobody did anything yet, outcomes seem to have no variance.
+    """
     if task.is_median:
-        return np.full_like(forecast_N, 0.25)
-    if task.is_binary:
-        return forecast_N * (1 - forecast_N)
-    size = np.abs(forecast_N)
-    return size * float(np.sum((outcome_N - forecast_N) ** 2)) / max(float(size.sum()), 1e-300)
+        shape_N = np.full_like(forecast_N, 0.25)
+    else:
+        shape_N = forecast_N * (1 - forecast_N) if task.is_binary else np.abs(forecast_N)
+    shape_K = np.bincount(grouping.group_N, shape_N, len(grouping.names))
+    scale = cells.variance_K @ size_K.astype(np.float64) ** 2 / max(shape_K.sum(), 1e-300)
+    # A user's outcomes at several origins are alike, never the contrary.
+    is_share = task.is_binary or task.is_median
+    return shape_K / size_K**2 * (max(scale, 1.0) if is_share else scale)
 
 
 def off(judged: Sequence[Segment]) -> list[Segment]:

@@ -70,13 +70,12 @@ def test_right_forecasts_raise_a_warning_in_one_evaluation_of_twenty_at_most() -
     assert warned / 200 <= 0.05
 
 
-def test_a_group_that_did_nothing_rare_yet_is_no_error() -> None:
-    forecast = np.full(60 * WEEKS, 0.005)
-    (nothing,) = judged(ANY, groups(60, 1), np.zeros_like(forecast), forecast)
-    assert nothing.p_value > 0.2
-    forecast = np.full(60 * WEEKS, 0.2)
-    (nothing,) = judged(ANY, groups(60, 1), np.zeros_like(forecast), forecast)
-    assert nothing.p_value < 0.001
+def test_a_group_that_did_nothing_yet_is_named_only_if_it_should_have() -> None:
+    grouping = groups(1200, 12)
+    for chance, names in ((0.02, []), (0.3, ["plan=0"])):
+        forecast = np.where(grouping.group_N == 0, chance, 0.3)
+        outcome = np.where(grouping.group_N == 0, 0.0, lasting(1200, forecast, 3))
+        assert [x.name for x in off(judged(ANY, grouping, outcome, forecast))] == names
 
 
 def test_what_is_tolerated_is_no_warning_however_sure() -> None:
