@@ -16,13 +16,13 @@ from sklearn.linear_model import LogisticRegression
 
 from lumos.config import Task
 from lumos.serve.accuracy import log_loss
-from lumos.serve.calibrators import fit_task
+from lumos.serve.calibrators import centred_isotonic, fit_task
 from lumos.serve.logistic import fit_logistic, log_odds, sigmoid
 
 Map = Callable[[np.ndarray], np.ndarray]
 _CHANCE = Task(name="chance", kind="any", column="any", window_days=1)
-_LEAVES = (25, 50, 100, 200, 400)
-_TREES = 200
+_LEAVES = (50, 150, 450)
+_TREES = 100
 
 
 def raw(_outcome: np.ndarray, _forecast: np.ndarray) -> Map:
@@ -33,6 +33,12 @@ def raw(_outcome: np.ndarray, _forecast: np.ndarray) -> Map:
 def ours(outcome: np.ndarray, forecast: np.ndarray) -> Map:
     """What `lumos publish` does."""
     return fit_task(_CHANCE, outcome, forecast)
+
+
+def centred(outcome: np.ndarray, forecast: np.ndarray) -> Map:
+    """What `lumos publish` does with very many outcomes, here with any number."""
+    x, y = centred_isotonic(outcome, forecast)
+    return lambda said: np.interp(said, x, y)
 
 
 def isotonic(outcome: np.ndarray, forecast: np.ndarray) -> Map:
@@ -85,6 +91,7 @@ def forecal(outcome: np.ndarray, forecast: np.ndarray) -> Map:
 KINDS: dict[str, Callable[[np.ndarray, np.ndarray], Map]] = {
     "raw": raw,
     "ours": ours,
+    "centred": centred,
     "isotonic": isotonic,
     "platt": platt,
     "beta": beta,

@@ -66,7 +66,7 @@ def fit_task(task: Task, outcome_N: Floats, forecast_N: Floats) -> Calibrator:
         ratio = max((total + prior) / (float(forecast_N.sum()) + prior), 0.0)
         return Calibrator(task=task.name, kind="ratio", ratio=ratio)
     if min(total, len(outcome_N) - total) >= _ENOUGH:
-        x, y = _centred_isotonic(outcome_N, forecast_N)
+        x, y = centred_isotonic(outcome_N, forecast_N)
         return Calibrator(task=task.name, kind="isotonic", x=tuple(x), y=tuple(y))
     shift, stretch = _platt(outcome_N, log_odds(forecast_N))
     return Calibrator(task=task.name, kind="logistic", shift=shift, stretch=stretch)
@@ -83,7 +83,7 @@ def _platt(outcome_N: Floats, odds_N: Floats) -> tuple[float, float]:
     return float(log_odds(rate)), 0.0
 
 
-def _centred_isotonic(outcome_N: Floats, forecast_N: Floats) -> tuple[list[float], list[float]]:
+def centred_isotonic(outcome_N: Floats, forecast_N: Floats) -> tuple[list[float], list[float]]:
     """Mean forecast and mean outcome of each pooled block.
 
     Blocks start as groups of like forecasts, lest a handful of users at either end become a

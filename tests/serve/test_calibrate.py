@@ -102,9 +102,9 @@ def test_outcomes_that_are_all_zero_calibrate_towards_zero_without_a_fault() -> 
 
 def test_the_cross_fitted_error_sees_what_no_monotone_map_can_mend() -> None:
     random = np.random.default_rng(0)
-    forecast = random.random(4000)
-    bent = (random.random(4000) < 1 - 2 * np.abs(forecast - 0.5)).astype(float)
-    straight = (random.random(4000) < forecast**2).astype(float)
+    forecast = random.random(20_000)
+    bent = (random.random(20_000) < 1 - 2 * np.abs(forecast - 0.5)).astype(float)
+    straight = (random.random(20_000) < forecast**2).astype(float)
 
     assert cross_fitted_error(ANY, evaluated(bent, forecast)) > 0.1
     assert cross_fitted_error(ANY, evaluated(straight, forecast)) < 0.03
