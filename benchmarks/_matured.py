@@ -41,6 +41,7 @@ class Matured:
         outcomes: By task name, shape (N,).
         first_judged: The first origin that is judged.
         last_day: The last recorded one.
+        horizon_days: Of the forecaster, the longest window there may be.
     """
 
     tasks: tuple[Task, ...]
@@ -50,6 +51,12 @@ class Matured:
     outcomes: Mapping[str, np.ndarray]
     first_judged: int
     last_day: int
+    horizon_days: int
+
+    def evaluated_by(self, day: int) -> np.ndarray:
+        """Rows that `lumos evaluate` would have: the last origins whose horizon had ended."""
+        is_whole = self.origin + self.horizon_days <= day
+        return is_whole & np.isin(self.origin, np.unique(self.origin[is_whole])[-WEEKS_FITTED:])
 
     def fitted_on(self, task: Task, by: int | None = None) -> np.ndarray:
         """Rows whose window had ended by a day: by default, when the first one judged was made."""
@@ -128,6 +135,7 @@ def _asked(
         outcomes={**examples.outcomes, **{f"day_{k + 1}": came[:, k] for k in range(NUM_DAYS)}},
         first_judged=day_number(first_judged),
         last_day=day_number(last_day),
+        horizon_days=recipe.horizon_days,
     )
 
 

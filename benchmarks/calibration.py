@@ -3,7 +3,8 @@
 Calibrators and intervals are fitted on October's origins whose windows had ended by the first
 judged one, 2017-11-04, and judged on the eight weekly origins from then on (Complete Journey; the
 forecaster learned from labels up to October 7). Beside it stands the ECE of calibrators fitted
-anew for each judged week on all that had matured by then, as daily publishing has them.
+anew for each judged week on the four latest origins whose horizon had ended, as publishing has
+them day by day.
 
 ECE is the mean distance between forecast and outcome over ten bins of equally many forecasts; the
 same over ten bins of equal width stands beside it, and a floor: what forecasts show that are right
@@ -86,12 +87,12 @@ def judged(matured: Matured) -> Iterator[Chances | Amounts]:
 
 
 def refitted(matured: Matured, task: Task) -> np.ndarray:
-    """Calibrated on all whose window had ended by each row's origin, for the judged rows."""
+    """Calibrated by what `lumos evaluate` would have on each row's origin, for the judged rows."""
     said, came = matured.forecasts[task.name], matured.outcomes[task.name]
     calibrated = np.full_like(said, np.nan)
     test = matured.judged_on(task)
     for origin in np.unique(matured.origin[test]):
-        fit, rows = matured.fitted_on(task, by=int(origin)), test & (matured.origin == origin)
+        fit, rows = matured.evaluated_by(int(origin)), test & (matured.origin == origin)
         calibrated[rows] = fit_task(task, came[fit], said[fit])(said[rows])
     return calibrated
 
