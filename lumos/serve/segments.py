@@ -178,7 +178,8 @@ def _usual_variance(
     scale = cells.variance_K @ size_K.astype(np.float64) ** 2 / max(shape_K.sum(), 1e-300)
     # A user's outcomes at several origins are alike, never the contrary.
     is_share = task.is_binary or task.is_median
-    return shape_K / size_K**2 * (max(scale, 1.0) if is_share else scale)
+    factor = float(max(scale, 1.0) if is_share else scale)
+    return np.asarray(shape_K / size_K**2 * factor, np.float64)
 
 
 def off(judged: Sequence[Segment]) -> list[Segment]:
