@@ -33,7 +33,7 @@ from lumos.config import Recipe, Task, override
 from lumos.dates import day_number
 from lumos.recipes import load
 from lumos.serve.accuracy import calibration_error
-from lumos.serve.calibrate import fit_task
+from lumos.serve.calibrators import fit_task
 from lumos.serve.features import Examples, History
 from lumos.settings import Settings
 from lumos.train.checkpoint import Checkpoint
@@ -118,6 +118,12 @@ class Judged:
 
 def train_forecaster(given: Data, seed: int) -> tuple[Checkpoint, float]:
     """The shipped recipe with labels up to October 7 only; returns it and its seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        return train_in(Path(folder) / "state", given, seed)
+
+
+def train_in(folder: Path, given: Data, seed: int) -> tuple[Checkpoint, float]:
+    """The same, going on from the state that the folder has."""
     recipe = override(given.recipe, {"training.seed": seed})
     training = recipe.training
     first = given.first_day + dt.timedelta(days=training.min_history_days - 1)
@@ -128,10 +134,9 @@ def train_forecaster(given: Data, seed: int) -> tuple[Checkpoint, float]:
     request = Request(verb="train", recipe=recipe, date=LAST_LABEL, settings=given.settings)
     prepared = _same_split(prepare(request, given.inputs, origins, World()), given)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        running = Training(prepared, World(), Path(folder) / "state")
-        running.run(StopSignal(), lambda _epochs: None)
-        model = running.trained()
+    running = Training(prepared, World(), folder)
+    running.run(StopSignal(), lambda _epochs: None)
+    model = running.trained()
     seconds = time.monotonic() - started
     return Checkpoint(model=model, scaler=prepared.scaler, recipe=recipe, info={}), seconds
 

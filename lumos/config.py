@@ -21,10 +21,11 @@ from lumos.stores import DynamoDbStore, ParquetStore, RedisStore, StoreConfig
 
 # A recipe is written with imports from this module alone.
 __all__ = [
-    "RESERVED_COLUMNS", "ActivityColumn", "Config", "DynamoDbStore", "EvaluationConfig",
-    "EventColumn", "Experiment", "LossConfig", "ModelConfig", "ParquetStore", "PublishingConfig",
-    "QualityConfig", "RawTable", "Recipe", "RedisStore", "ScoringConfig", "SqlType",
-    "StaticColumn", "StoreConfig", "Task", "TrainingConfig", "Variant", "explain", "override",
+    "RESERVED_COLUMNS", "ActivityColumn", "CalibrationConfig", "Config", "DynamoDbStore",
+    "EvaluationConfig", "EventColumn", "Experiment", "LossConfig", "ModelConfig", "ParquetStore",
+    "PublishingConfig", "QualityConfig", "RawTable", "Recipe", "RedisStore", "ScoringConfig",
+    "SqlType", "StaticColumn", "StoreConfig", "Task", "TrainingConfig", "Variant", "explain",
+    "override",
 ]  # fmt: skip
 
 
@@ -248,6 +249,19 @@ class PublishingConfig(Config):
         return self
 
 
+class CalibrationConfig(Config):
+    """What published numbers promise.
+
+    Attributes:
+        interval_level: Share of outcomes meant to lie in the interval of an amount.
+        segment_tolerance: How far off a segment of users may be before ``lumos evaluate`` warns: a
+            share of the outcomes expected of it, of a chance's rarer outcome.
+    """
+
+    interval_level: float = Field(default=0.9, gt=0, lt=1)
+    segment_tolerance: float = Field(default=0.05, ge=0)
+
+
 class Variant(Config):
     """One arm of an experiment."""
 
@@ -318,6 +332,7 @@ class Recipe(Config):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     scoring: ScoringConfig = ScoringConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     publishing: PublishingConfig = PublishingConfig()
     quality: QualityConfig = QualityConfig()
     experiments: tuple[Experiment, ...] = ()
@@ -356,7 +371,7 @@ class Recipe(Config):
     def _consistent(self) -> Self:
         for what, names in (
             ("activity, event, calendar and static columns", self._column_names()),
-            ("tasks", [task.name for task in self.tasks]),
+            ("columns of scores", self._score_names()),
             ("raw tables", [table.name for table in self.raw]),
             ("experiments", [experiment.name for experiment in self.experiments]),
         ):
@@ -429,6 +444,12 @@ class Recipe(Config):
                 )
                 raise ValueError(msg)
         return self
+
+    def _score_names(self) -> list[str]:
+        """Tasks, and the ends of the intervals of amounts."""
+        amounts = [task.name for task in self.tasks if not task.is_binary]
+        ends = [f"{name}_{end}" for name in amounts for end in ("low", "high")]
+        return [*(task.name for task in self.tasks), *ends]
 
     def _column_names(self) -> list[str]:
         return [

@@ -111,6 +111,13 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
     unit = {task.name: "probability" if task.is_binary else "" for task in recipe.tasks}
     asked = {task.name: task.column or task.formula or "" for task in recipe.tasks}
     scores = tuple(column(name, "double", unit[name], asked[name]) for name in asked)
+    level = f"{recipe.calibration.interval_level:.0%}"
+    scores += tuple(
+        column(f"{task.name}_{end}", "double", "", f"{what} end of its {level} interval")
+        for task in recipe.tasks
+        if not task.is_binary
+        for end, what in (("low", "lower"), ("high", "upper"))
+    )
     # Said once a user: the same on all rows of a horizon, which Parquet keeps for nothing.
     heads = tuple(
         column(f"task_{t.name}", "double", unit[t.name], f"{t.name} by its own head, on every row")

@@ -57,6 +57,15 @@ def with_experiment(**fields):
             r"named \['as_of'\]",
         ),
         (
+            {
+                "tasks": [
+                    {"name": "t", "kind": "sum", "column": "minutes", "window_days": 1},
+                    {"name": "t_low", "kind": "any", "column": "visited", "window_days": 1},
+                ]
+            },
+            r"columns of scores: \['t_low'\] named more than once",
+        ),
+        (
             {"tasks": [{"name": "t", "kind": "any", "column": "minutes", "window_days": 1}]},
             "task t: 'any' needs one of",
         ),
@@ -107,7 +116,7 @@ def test_no_contract_table_of_a_recipe_names_a_column_twice(name):
 def test_every_fixed_column_beside_a_recipes_own_is_reserved():
     recipe = load(RECIPE)
     own = {c.name for c in (*recipe.activity, *recipe.events, *recipe.static)}
-    own |= {task.name for task in recipe.tasks}
+    own |= {f"{task.name}{end}" for task in recipe.tasks for end in ("", "_low", "_high")}
     declared = tables(recipe)
     shared = {
         name

@@ -1,7 +1,8 @@
 """The contest: everyone forecasts the same users at the same origins and is measured alike.
 
 A contestant's primary loss is that of its forecasts as they would be published: calibrated, by
-users other than one's own half. Everything else is measured on the forecasts as they are.
+users other than one's own half; so is how many amounts lie in their intervals (``coverage``).
+Everything else is measured on the forecasts as they are.
 """
 
 from collections.abc import Mapping
@@ -16,8 +17,9 @@ from lumos.config import Recipe
 from lumos.progress import progress
 from lumos.serve.accuracy import Floats, Measures, measure, primary_loss, relative_loss
 from lumos.serve.baselines import LightGbm, Recency
-from lumos.serve.calibrate import cross_fitted
+from lumos.serve.calibrators import cross_fitted
 from lumos.serve.features import Examples, History
+from lumos.serve.intervals import cross_fitted_inside
 from lumos.tasks import task_scores
 from lumos.train.checkpoint import Checkpoint
 from lumos.train.predict import forecast
@@ -102,6 +104,17 @@ def _training_examples(recipe: Recipe, setting: Setting) -> Examples:
     return replace(examples, outcomes=outcomes)
 
 
+def published(
+    recipe: Recipe, setting: Setting, examples: Examples, forecasts: Forecasts
+) -> dict[str, Floats]:
+    """A contestant's forecasts as they would be published, by users other than one's own half."""
+    users = setting.users.user_id[examples.user]
+    return {
+        task.name: cross_fitted(task, examples.outcomes[task.name], forecasts[task.name], users)
+        for task in recipe.tasks
+    }
+
+
 def measured(
     recipe: Recipe, setting: Setting, examples: Examples, forecasts: Mapping[str, Forecasts]
 ) -> dict[str, Measures]:
@@ -110,13 +123,23 @@ def measured(
     users = setting.users.user_id[examples.user]
     found: dict[str, Measures] = {}
     for name, by_task in forecasts.items():
-        published = {
-            task.name: cross_fitted(task, examples.outcomes[task.name], by_task[task.name], users)
+        calibrated = published(recipe, setting, examples, by_task)
+        inside = {
+            task.name: cross_fitted_inside(
+                task,
+                recipe.calibration.interval_level,
+                examples.outcomes[task.name],
+                calibrated[task.name],
+                users,
+            )
             for task in recipe.tasks
+            if not task.is_binary
         }
         for suffix, rows in (("", np.ones_like(held_out)), ("|held_out", held_out)):
             if rows.any():
-                found[name + suffix] = _measures(recipe, examples, by_task, published, rows)
+                found[name + suffix] = _measures(recipe, examples, by_task, calibrated, rows)
+                for task, is_in in inside.items():
+                    found[name + suffix][f"{task}.coverage"] = float(is_in[rows].mean())
     return found
 
 
@@ -124,14 +147,14 @@ def _measures(
     recipe: Recipe,
     examples: Examples,
     raw: Forecasts,
-    published: Forecasts,
+    calibrated: Forecasts,
     rows: NDArray[np.bool_],
 ) -> Measures:
     values: Measures = {"num_rows": float(rows.sum())}
     losses = {}
     for task in recipe.tasks:
         outcome = examples.outcomes[task.name][rows]
-        losses[f"{task.name}.loss"] = relative_loss(task, outcome, published[task.name][rows])
+        losses[f"{task.name}.loss"] = relative_loss(task, outcome, calibrated[task.name][rows])
         for key, value in measure(task, outcome, raw[task.name][rows]).items():
             values[f"{task.name}.{key}"] = value
     return values | losses | {"primary_loss": primary_loss(losses.values())}

@@ -3,7 +3,8 @@
 All of them forecast the same users at the same origins, after the period that the forecasters
 were trained on, with the same future calendar. Reported for all users and, apart, for users
 that no forecaster has seen. The evaluated version's forecasts and what came true are kept in
-`evaluations`: calibrators are fitted on them.
+`evaluations`: calibrators are fitted on them. Groups of users for whom its calibrated forecasts are
+off are named, and nothing is refused for them.
 """
 
 import datetime as dt
@@ -16,21 +17,25 @@ import pyarrow as pa
 from lumos import ledger
 from lumos.accio.chance import is_held_out
 from lumos.accio.contract import load_events
+from lumos.config import Recipe
 from lumos.dates import day_number, from_day_number, split_origins
 from lumos.delta import predicate, replace
 from lumos.serve.accuracy import Measures
-from lumos.serve.contest import Forecasts, Setting, contest, measured
+from lumos.serve.contest import Forecasts, Setting, contest, measured, published
 from lumos.serve.features import Examples, History
 from lumos.serve.inputs import Inputs, check_columns, pin
 from lumos.serve.metrics import Metric, write_metrics
 from lumos.serve.registry import CHALLENGER, CHAMPION, chosen
 from lumos.serve.sample import sample
+from lumos.serve.segments import groupings, judge, warnings
 from lumos.tables import table_uri, tables
 from lumos.train import checkpoint, tracking
 from lumos.train.checkpoint import Checkpoint
 from lumos.verbs import BadInput, Report, Request, TableWritten
 
 log = logging.getLogger(__name__)
+
+_MOST_NAMED = 20  # groups in the report; `metrics` has all
 
 
 def evaluate(request: Request) -> Report:
@@ -57,19 +62,36 @@ def evaluate(request: Request) -> Report:
     forecasts = contest(request.recipe, setting, examples, models)
     found = measured(request.recipe, setting, examples, forecasts)
     written = _write(request, setting, examples, forecasts["challenger"], version)
-    metrics = write_metrics(request, _rows(found))
+    warned = _segments(request.recipe, setting, examples, forecasts["challenger"])
+    metrics = write_metrics(request, [*_rows(found), *warned])
     _track(request, version, found)
     report = request.report(
         tables=(written, metrics),
-        metrics=_summary(found),
+        metrics=_summary(found) | {"challenger.segments_off": warned[0].value},
         details={
             "challenger": version,
             "champion": rival,
             "champion_not_compared": why_not,
+            "segments_off": [metric.message for metric in warned[1 : 1 + _MOST_NAMED]],
             "origins": [from_day_number(origin).isoformat() for origin in setting.origins],
         },
     )
     return ledger.record(request, report, inputs=inputs, tables_written=(written,))
+
+
+def _segments(
+    recipe: Recipe, setting: Setting, examples: Examples, forecasts: Forecasts
+) -> list[Metric]:
+    """How many groups of users are off as the challenger would be published, and which."""
+    judged = judge(
+        recipe.tasks,
+        recipe.calibration.segment_tolerance,
+        groupings(recipe, setting.users, examples, setting.is_held_out),
+        setting.users.user_id[examples.user],
+        examples.outcomes,
+        published(recipe, setting, examples, forecasts),
+    )
+    return warnings(judged, "challenger")
 
 
 def _rival(request: Request, version: str) -> str | None:

@@ -13,7 +13,7 @@ from lumos.config import Recipe
 from lumos.dates import EPOCH
 from lumos.delta import predicate, read
 from lumos.serve.accuracy import primary_loss, relative_loss
-from lumos.serve.calibrate import cross_fitted
+from lumos.serve.calibrators import cross_fitted
 from lumos.serve.inputs import pin
 from lumos.serve.sample import among
 from lumos.tables import table_uri

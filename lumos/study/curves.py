@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lumos.config import Task
 from lumos.experiment.assignment import buckets_of
 from lumos.serve.accuracy import bins
-from lumos.serve.calibrate import fit_task
+from lumos.serve.calibrators import fit_task
 
 Floats = NDArray[np.float64]
 _Z95 = 1.959963984540054

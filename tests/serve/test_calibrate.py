@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lumos.config import Task
+from lumos.delta import read
 from lumos.recipes import load
 from lumos.serve.accuracy import auc, calibration_error
 from lumos.serve.calibrate import (
@@ -14,10 +15,12 @@ from lumos.serve.calibrate import (
     Evaluated,
     cross_fitted_error,
     fit,
-    fit_task,
     read_evaluated,
 )
+from lumos.serve.calibrators import fit_task
 from lumos.serve.logistic import sigmoid
+from lumos.serve.publish import read_scores
+from lumos.tables import table_uri
 from lumos.verbs import BadInput
 from tests.conftest import RECIPE, World
 
@@ -42,7 +45,7 @@ def evaluated(outcome: np.ndarray, forecast: np.ndarray, task: Task = ANY) -> Ev
 
 @pytest.mark.parametrize("kind", ["isotonic", "logistic"])
 def test_a_monotone_error_is_mended_on_users_not_seen(kind: str) -> None:
-    num = 8000 if kind == "isotonic" else 500
+    num = 40_000 if kind == "isotonic" else 500
     seen, unseen = overconfident(num), overconfident(20_000, seed=1)
 
     calibrator = fit_task(ANY, *seen)
@@ -74,11 +77,11 @@ def test_an_order_that_is_upside_down_becomes_no_opinion() -> None:
 
 
 def test_probabilities_stay_inside_zero_and_one() -> None:
-    outcome = np.repeat([0.0, 1.0], 1000)
-    forecast = outcome * 0.8 + 0.1
     extremes = np.array([0.0, 1e-9, 0.5, 1.0])
-    for size in (100, 2000):
-        calibrator = fit_task(ANY, outcome[:: 2000 // size], forecast[:: 2000 // size])
+    for size, kind in ((100, "logistic"), (12_000, "isotonic")):
+        outcome = np.repeat([0.0, 1.0], size // 2)
+        calibrator = fit_task(ANY, outcome, outcome * 0.8 + 0.1)
+        assert calibrator.kind == kind
         assert np.all((calibrator(extremes) > 0) & (calibrator(extremes) < 1))
         assert np.all(np.diff(calibrator(extremes)) >= 0)
 
@@ -99,9 +102,9 @@ def test_outcomes_that_are_all_zero_calibrate_towards_zero_without_a_fault() -> 
 
 def test_the_cross_fitted_error_sees_what_no_monotone_map_can_mend() -> None:
     random = np.random.default_rng(0)
-    forecast = random.random(4000)
-    bent = (random.random(4000) < 1 - 2 * np.abs(forecast - 0.5)).astype(float)
-    straight = (random.random(4000) < forecast**2).astype(float)
+    forecast = random.random(20_000)
+    bent = (random.random(20_000) < 1 - 2 * np.abs(forecast - 0.5)).astype(float)
+    straight = (random.random(20_000) < forecast**2).astype(float)
 
     assert cross_fitted_error(ANY, evaluated(bent, forecast)) > 0.1
     assert cross_fitted_error(ANY, evaluated(straight, forecast)) < 0.03
@@ -181,3 +184,40 @@ def test_an_evaluation_for_other_tasks_is_refused(scored: World) -> None:
 
     with pytest.raises(BadInput, match=r"lacks .*visit_10d_new_forecast"):
         read_evaluated(scored.settings, changed, "1", scored.date)
+
+
+def test_a_sum_is_published_as_its_chance_times_its_amount_summed_over_the_window(
+    scored: World,
+) -> None:
+    recipe = load(RECIPE)
+    scored.run("publish")
+    days = read(table_uri(scored.settings, recipe, "forecasts"))
+    assert days is not None
+    expected: dict[str, float] = {}
+    for row in days.to_pylist():
+        amount = row[f"p_{recipe.active}"] * row["given_minutes"]
+        expected[row["user_id"]] = expected.get(row["user_id"], 0.0) + amount
+    calibration = fit(recipe, read_evaluated(scored.settings, recipe, "1", scored.date))
+    (ratio,) = [c.ratio for c in calibration.calibrators if c.task == "minutes_10d"]
+
+    scores = read_scores(scored.settings, recipe, today=scored.date)
+
+    assert 0 < ratio != 1
+    for row in scores.to_pylist():
+        assert row["minutes_10d"] == pytest.approx(ratio * expected[row["user_id"]], rel=1e-5)
+
+
+def test_amounts_are_published_with_their_intervals_and_chances_without(scored: World) -> None:
+    recipe = load(RECIPE)
+    report = scored.run("publish")
+
+    scores = read_scores(scored.settings, recipe, today=scored.date)
+
+    stored = Calibration.model_validate_json(Path(report.details["calibrator"]).read_text())
+    (interval,) = stored.intervals
+    assert (interval.task, interval.level) == ("minutes_10d", recipe.calibration.interval_level)
+    score, low, high = (scores[f"minutes_10d{end}"].to_numpy() for end in ("", "_low", "_high"))
+    assert np.all((low <= score) & (score <= high))
+    assert np.all(low >= 0)
+    assert (high - low).max() > 0
+    assert not {"visit_10d_low", "visit_10d_high"} & set(scores.column_names)
