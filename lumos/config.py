@@ -15,15 +15,15 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from lumos.calendar import CALENDAR_COLUMNS, has_holidays
-from lumos.forms import LossConfig, ModelConfig, TrainingConfig
+from lumos.forms import EmbeddingConfig, LossConfig, ModelConfig, TrainingConfig
 from lumos.frozen import Config, explain
 
 # A recipe is written with imports from this module alone.
 __all__ = [
-    "RESERVED_COLUMNS", "ActivityColumn", "Config", "EvaluationConfig", "EventColumn", "Experiment",
-    "LossConfig", "ModelConfig", "PublishingConfig", "QualityConfig", "RawTable", "Recipe",
-    "ScoringConfig", "SqlType", "StaticColumn", "Task", "TrainingConfig", "Variant", "explain",
-    "override",
+    "RESERVED_COLUMNS", "ActivityColumn", "Config", "EmbeddingConfig", "EvaluationConfig",
+    "EventColumn", "Experiment", "LossConfig", "ModelConfig", "PublishingConfig", "QualityConfig",
+    "RawTable", "Recipe", "ScoringConfig", "SqlType", "StaticColumn", "Task", "TrainingConfig",
+    "Variant", "explain", "override",
 ]  # fmt: skip
 
 
@@ -274,6 +274,7 @@ class Recipe(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     scoring: ScoringConfig = ScoringConfig()
     publishing: PublishingConfig = PublishingConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
     quality: QualityConfig = QualityConfig()
     experiments: tuple[Experiment, ...] = ()
 
