@@ -24,7 +24,10 @@ from demo.client import AirflowClient, AirflowError, Run, TaskState
 from demo.processes import Component, PidFile, free_port
 from lumos.settings import REPOSITORY
 
-DAGS = ("daily_aggregation", "data_quality", "retraining", "batch_scoring", "ab_metrics")
+DAGS = (
+    *("daily_aggregation", "data_quality", "retraining", "batch_scoring"),
+    *("embedding", "ab_metrics"),
+)
 _START_SECONDS = 120
 _BACKFILL_ATTEMPTS = 4
 

@@ -256,6 +256,7 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
                 column(
                     "form", "string", "", "how days were pooled; static and day: always the same"
                 ),
+                column("registered_on", "date", "business day", "null for days", nullable=True),
                 column("num_active_days", "int", "of the last 28", "null for days", nullable=True),
                 column("last_active_on", "date", "business day", "null: never", nullable=True),
                 column("embedding", "array<float>", "", "of one length a kind and model version"),

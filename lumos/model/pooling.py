@@ -3,7 +3,9 @@
 Shape suffixes: B users, T history days, D model width.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lumos.forms import EmbeddingConfig
@@ -35,3 +37,21 @@ def pool(states_BTD: Tensor, is_known_BT: Tensor, config: EmbeddingConfig) -> Te
     # Not a product alone: what stands on a day that is not there may be no number.
     known_BTD = states_BTD.masked_fill(~is_known_BT1, 0.0)
     return torch.einsum("bt,btd->bd", share_BT.to(known_BTD.dtype), known_BTD)
+
+
+def day_weights(
+    num_days_N: np.ndarray, history_days: int, config: EmbeddingConfig
+) -> NDArray[np.float32]:
+    """What the last day weighs in each user's vector, shape (N,); 1 for ``max``.
+
+    Args:
+        num_days_N: Days that each has existed, the last one too.
+        history_days: T.
+        config: How days are pooled.
+    """
+    if config.pooling == "max":
+        return np.ones(len(num_days_N), np.float32)
+    decay = config.decay if config.pooling == "ema" else 0.0
+    ages_T = np.arange(history_days) / max(history_days - 1, 1)
+    total_T = np.cumsum(np.exp(-decay * ages_T))
+    return np.asarray(1 / total_T[np.clip(num_days_N, 1, history_days) - 1], np.float32)

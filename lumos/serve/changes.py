@@ -1,11 +1,11 @@
 """Whose embedding changed suddenly, at a rate that is held whatever the day.
 
-A change is the length of the step from the earlier embedding to today's, after the mean step of
-the user's group is taken away: on the evening of a great match everybody moves, and that is told
-apart, as a shift of the platform. A group has the same habits (active days of the 28 before the
-step) and did the same during it (came, or did not): who plays daily moves by other lengths than who
-comes once a month. A score is the change over the group's 90% quantile *of that same step*, so that
-a step on which all users differ more from each other counts as no more unusual for any of them.
+A change is the length of a step from the earlier embedding to today's, after the mean step of the
+user's group is taken away: on the evening of a great match everybody moves, and that is told apart,
+as a shift of the platform. A group has the same habits (active days of the 28 before the step) and
+did the same during it (came, or did not): who plays daily moves by other lengths than who comes
+once a month. A score is the change over the group's 90% quantile *of that same step*, so that a
+step on which all users differ more from each other counts as no more unusual for any of them.
 
 A user is flagged if two things hold. The p-value of the score, its rank among the scores of earlier
 steps of the same model version (a conformal p-value: distribution-free if steps are alike), is at
@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lumos.serve.vectors import Floats
 
 _QUANTILE = 0.9
-# A group smaller than this has no quantile worth the name: it is measured by that of all users.
+# A group smaller than this has no quantile worth the name: it is measured by a larger one.
 _SMALLEST_GROUP = 100
 _LEVELS = 5  # of active days: none, 1-2, 3-6, 7-14, 15-28
 
@@ -57,34 +58,34 @@ class Step:
     scores: Floats
 
     @classmethod
-    def fit(cls, before_ND: Floats, now_ND: Floats, group_N: np.ndarray) -> Self:
+    def fit(cls, step_ND: Floats, group_N: np.ndarray) -> Self:
         """Measure a sample of users, or all of them; at least one."""
-        step_ND = now_ND - before_ND
         mean_D = step_ND.mean(axis=0)
-        shift_GD = np.tile(mean_D, (2 * _LEVELS, 1))
-        members = {g: np.flatnonzero(group_N == g) for g in np.unique(group_N).tolist()}
-        large = {g: index for g, index in members.items() if len(index) >= _SMALLEST_GROUP}
-        for group, index in large.items():
-            shift_GD[group] = step_ND[index].mean(axis=0)
+        alike_G = [_alike(group_N, group) for group in range(2 * _LEVELS)]
+        shift_GD = np.stack([step_ND[index].mean(axis=0) for index in alike_G])
         change_N = _lengths(step_ND - shift_GD[group_N])
-        scale_G = np.full(2 * _LEVELS, np.quantile(change_N, _QUANTILE), np.float32)
-        for group, index in large.items():
-            scale_G[group] = np.quantile(change_N[index], _QUANTILE)
+        scale_G = np.array([np.quantile(change_N[i], _QUANTILE) for i in alike_G], np.float32)
         mean_length = float(_lengths(step_ND).mean())
         shift = float(np.linalg.norm(mean_D)) / mean_length if mean_length else 0.0
         return cls(shift_GD, scale_G, shift, np.sort(_over(change_N, scale_G[group_N])))
 
-    def measure(
-        self, before_ND: Floats, now_ND: Floats, group_N: np.ndarray
-    ) -> tuple[Floats, Floats]:
+    def measure(self, step_ND: Floats, group_N: np.ndarray) -> tuple[Floats, Floats]:
         """Change and score of users, both of shape (N,)."""
-        change_N = _lengths(now_ND - before_ND - self.shift_GD[group_N])
+        change_N = _lengths(step_ND - self.shift_GD[group_N])
         return change_N, _over(change_N, self.scale_G[group_N])
 
     def cutoff(self, rate: float) -> float:
         """What a score must exceed: at most ``rate`` of those that it was fitted on do."""
         most = int(rate * len(self.scores))
         return float(self.scores[len(self.scores) - 1 - most])
+
+
+def _alike(group_N: np.ndarray, group: int) -> NDArray[np.int64]:
+    """A group's members; if they are few, all who came or did not, as they; if those are, all."""
+    for is_alike_N in (group_N == group, group_N % 2 == group % 2):
+        if is_alike_N.sum() >= _SMALLEST_GROUP:
+            return np.flatnonzero(is_alike_N)
+    return np.arange(len(group_N))
 
 
 def _lengths(vectors_ND: Floats) -> Floats:

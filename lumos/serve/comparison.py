@@ -20,8 +20,9 @@ from lumos import ledger
 from lumos.accio.table import SequenceTable
 from lumos.config import EmbeddingConfig
 from lumos.dates import day_number
+from lumos.model.pooling import day_weights
 from lumos.serve.changes import groups_of
-from lumos.serve.vectors import USER, Floats, Stored, Vectors
+from lumos.serve.vectors import RECENT_DAYS, USER, Floats, Stored, Vectors
 from lumos.verbs import Request
 
 _EARLIER_DAYS = 7
@@ -101,36 +102,21 @@ def _differs(entry: ledger.Entry | None, wanted: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Users today and, as far as they were embedded then, at the compared date.
+    """Users of today, and the way that M of them went since the compared day.
 
     Attributes:
         now: Today's, N users.
-        is_known_N: Whether the earlier embedding is there.
-        before_MD: The earlier embeddings of the M that have one.
+        is_known_N: Whether there is an earlier embedding to compare with: for those who had been
+            there for 28 days by then. Before, a user has no habit that a day could break.
+        step_MD: From the earlier embedding to today's, over the weight of a single day in it: a
+            day moves who came last month twelve times as far as who came last year.
         group_M: Their groups.
     """
 
     now: Vectors
     is_known_N: np.ndarray
-    before_MD: Floats
+    step_MD: Floats
     group_M: np.ndarray
-
-    @property
-    def now_MD(self) -> Floats:
-        """Today's embeddings of the M users."""
-        return np.asarray(self.now.matrix_ND[self.is_known_N])
-
-    @classmethod
-    def of(cls, now: Vectors, before: Vectors | None, then: int) -> Self:
-        """Join two days' embeddings of a bucket; ``then`` is the earlier day's number."""
-        if before is None:
-            none = np.zeros(len(now), bool)
-            return cls(now, none, now.matrix_ND[:0], np.zeros(0, np.int64))
-        place = pc.index_in(pa.array(now.ids), pa.array(before.ids))
-        is_known = place.is_valid().to_numpy(zero_copy_only=False)
-        before = before.take(place.drop_null().to_numpy())
-        came = now.last_active[is_known] > then
-        return cls(now, is_known, before.matrix_ND, groups_of(before.num_active_days, came))
 
 
 def pairs(run: Run, today: Stored, bucket: int) -> Pairs | None:
@@ -139,7 +125,23 @@ def pairs(run: Run, today: Stored, bucket: int) -> Pairs | None:
     if now is None:
         return None
     before = None if run.compared is None else run.compared.read(USER, bucket=bucket)
-    return Pairs.of(now, before, 0 if run.compared is None else day_number(run.compared.as_of))
+    if run.compared is None or before is None:
+        nobody = np.zeros(len(now), bool)
+        return Pairs(now, nobody, now.matrix_ND[nobody], np.zeros(0, np.int64))
+    then = day_number(run.compared.as_of)
+    place = pc.index_in(pa.array(now.ids), pa.array(before.ids))
+    is_known = place.is_valid().to_numpy(zero_copy_only=False)
+    is_known &= now.registered <= then - RECENT_DAYS
+    before = before.take(place.filter(pa.array(is_known)).to_numpy())
+    known = now.take(is_known)
+    tenure = day_number(today.as_of) - known.registered + 1
+    weight = day_weights(tenure, run.request.recipe.history_days, run.config)
+    return Pairs(
+        now=now,
+        is_known_N=is_known,
+        step_MD=(known.matrix_ND - before.matrix_ND) / weight[:, None],
+        group_M=groups_of(before.num_active_days, known.last_active > then),
+    )
 
 
 def sample(run: Run, today: Stored) -> Iterator[tuple[int, Pairs]]:

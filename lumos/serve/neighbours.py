@@ -15,6 +15,7 @@ from lumos.serve.vectors import Floats, Vectors
 
 # Up to here a flat index answers within milliseconds and is exact. Beyond, one of cells is trained.
 EXACT_UP_TO = 1_000_000
+_DECIMALS = 5  # of a similarity: what is left is rounding
 _SEED = 20
 _PROBED_SHARE = 16  # one cell in so many is looked into; docs/embeddings.md has the recall
 _TRAINING_A_CELL = 64
@@ -49,10 +50,10 @@ def nearest_exactly(
         few = min(k, len(chunk))
         found, number = faiss.knn(query_D[None], toward_ND, few, metric=faiss.METRIC_INNER_PRODUCT)
         # Whatever ties with the last one that faiss took; among equals the first ids stay.
-        is_near = toward_ND @ query_D >= found[0, -1]
+        is_near = toward_ND @ query_D >= found[0, -1] - 2 * 10**-_DECIMALS
         is_near[number[0]] = True
         best = Vectors.concat([best, chunk.take(is_near)])
-        similar = np.concatenate([similar, toward_ND[is_near] @ query_D])
+        similar = np.concatenate([similar, (toward_ND[is_near] @ query_D).round(_DECIMALS)])
         order = np.lexsort((best.ids.astype(str), -similar))[:k]
         best, similar = best.take(order), similar[order]
     return best, similar

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from lumos.delta import open_table, predicate, read
 from lumos.progress import progress
-from lumos.serve import groups
+from lumos.serve import cohort_table
 from lumos.serve.changes import Step, p_values
 from lumos.serve.comparison import Pairs, Run, pairs, sample
 from lumos.serve.metrics import Metric, write_metrics
@@ -69,7 +69,7 @@ def profile(run: Run, today: Stored, pieces: Pieces) -> Made:
         pieces: Of `profiles`.
     """
     sampled = dict(sample(run, today))
-    cohorts = groups.find_cohorts(run, sampled)
+    cohorts = cohort_table.find_cohorts(run, sampled)
     usual = _usual(run, pieces.uri, list(sampled.values()))
     done = pieces.done(run.buckets)
     with progress("profiling", len(run.buckets)) as advance:
@@ -86,7 +86,7 @@ def profile(run: Run, today: Stored, pieces: Pieces) -> Made:
     pieces.clear_other_buckets(run.buckets)
     written = pieces.written(run.buckets)
     counts = _count(pieces, written.version, len(cohorts), run.config.anomaly_rate)
-    measured = [*_metrics(run, usual, counts), *groups.metrics(counts.by_cohort)]
+    measured = [*_metrics(run, usual, counts), *cohort_table.metrics(counts.by_cohort)]
     return Made(
         tables=(written, cohorts.written),
         measured=write_metrics(run.request, measured),
@@ -95,7 +95,7 @@ def profile(run: Run, today: Stored, pieces: Pieces) -> Made:
             "compared_with": str(run.compared.as_of) if run.compared else f"none: {run.why_not}",
             "num_earlier_days": len(run.earlier),
             "num_cohorts": run.config.num_cohorts,
-            "cohorts": groups.describe(run, sampled, cohorts, counts.by_cohort),
+            "cohorts": cohort_table.describe(run, sampled, cohorts, counts.by_cohort),
         },
     )
 
@@ -106,8 +106,7 @@ def _usual(run: Run, uri: str, sampled: list[Pairs]) -> Usual:
     if not known:
         return nothing
     step = Step.fit(
-        np.concatenate([part.before_MD for part in known]),
-        np.concatenate([part.now_MD for part in known]),
+        np.concatenate([part.step_MD for part in known]),
         np.concatenate([part.group_M for part in known]),
     )
     earlier = _earlier_scores(run, uri)
@@ -136,7 +135,7 @@ def _judged(found: Pairs, usual: Usual, rate: float) -> dict[str, Any]:
     cells = {name: np.zeros(shape, np.float32) for name in ("change", "score", "p_value")}
     is_anomaly = np.zeros(shape, bool)
     if usual.step is not None:
-        change, score = usual.step.measure(found.before_MD, found.now_MD, found.group_M)
+        change, score = usual.step.measure(found.step_MD, found.group_M)
         p = p_values(score, usual.scores)
         for cell, value in zip(cells.values(), (change, score, p), strict=True):
             cell[is_known] = value

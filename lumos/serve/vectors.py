@@ -32,12 +32,14 @@ class Vectors:
     Attributes:
         ids: Strings as objects, shape (N,).
         matrix_ND: float32.
+        registered: int32 day numbers; ``NEVER`` for days, shape (N,).
         num_active_days: int32, of the last 28; 0 for days, shape (N,).
         last_active: int32 day numbers, or ``NEVER``, shape (N,).
     """
 
     ids: np.ndarray
     matrix_ND: np.ndarray
+    registered: np.ndarray
     num_active_days: np.ndarray
     last_active: np.ndarray
 
@@ -49,6 +51,7 @@ class Vectors:
         return type(self)(
             self.ids[index],
             self.matrix_ND[index],
+            self.registered[index],
             self.num_active_days[index],
             self.last_active[index],
         )
@@ -57,17 +60,17 @@ class Vectors:
     def none(cls) -> Self:
         """No rows."""
         nothing = np.zeros(0, np.int32)
-        return cls(np.zeros(0, object), np.zeros((0, 0), np.float32), nothing, nothing)
+        return cls(np.zeros(0, object), np.zeros((0, 0), np.float32), nothing, nothing, nothing)
 
     @classmethod
     def of(cls, rows: pa.Table) -> Self:
         """From rows of the table."""
-        last = rows["last_active_on"].cast(pa.int32()).fill_null(NEVER)
         return cls(
             ids=np.array(rows["id"].to_pylist(), object),
             matrix_ND=matrix_of(rows["embedding"]),
+            registered=_day_numbers(rows["registered_on"]),
             num_active_days=rows["num_active_days"].fill_null(0).to_numpy().astype(np.int32),
-            last_active=last.to_numpy().astype(np.int32),
+            last_active=_day_numbers(rows["last_active_on"]),
         )
 
     @classmethod
@@ -77,12 +80,13 @@ class Vectors:
         return cls(
             np.concatenate([part.ids for part in parts]),
             np.concatenate([part.matrix_ND for part in parts]),
+            np.concatenate([part.registered for part in parts]),
             np.concatenate([part.num_active_days for part in parts]),
             np.concatenate([part.last_active for part in parts]),
         )
 
 
-_COLUMNS = ["id", "num_active_days", "last_active_on", "embedding"]
+_COLUMNS = ["id", "registered_on", "num_active_days", "last_active_on", "embedding"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,11 @@ def matrix_of(lists: pa.ChunkedArray) -> np.ndarray:
         return np.zeros((0, 0), np.float32)
     flat = lists.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return np.asarray(flat.reshape(len(lists), -1), np.float32)
+
+
+def _day_numbers(dates: pa.ChunkedArray) -> np.ndarray:
+    """Null is ``NEVER``."""
+    return np.asarray(dates.cast(pa.int32()).fill_null(NEVER).to_numpy(), np.int32)
 
 
 def list_array(matrix_ND: np.ndarray) -> pa.ListArray:

@@ -11,7 +11,10 @@ from lumos_airflow.form import recipe_suggestions
 from lumos.recipes import shipped
 from lumos.settings import REPOSITORY
 
-DAGS = {"daily_aggregation", "data_quality", "retraining", "batch_scoring", "ab_metrics"}
+DAGS = {
+    *("daily_aggregation", "data_quality", "retraining", "batch_scoring"),
+    *("embedding", "ab_metrics"),
+}
 
 
 def parse(environment: dict) -> dict:
@@ -52,7 +55,7 @@ def test_a_cloud_that_is_not_described_fails_at_parse_with_a_sentence(tmp_path):
             assert says in text
 
 
-def test_the_five_dags_are_there_and_documented_for_on_call(dags):
+def test_the_dags_are_there_and_documented_for_on_call(dags):
     assert set(dags) == DAGS
     for dag in dags.values():
         assert dag.catchup is False
@@ -76,6 +79,7 @@ def test_outlets_name_every_table_that_the_daily_path_writes(dags):
     assert outlets >= {
         *("activity", "event_context", "users", "sequences", "metrics", "model"),
         *("evaluations", "forecasts", "scores", "manifests", "exposures", "outcomes", "effects"),
+        *("embeddings", "profiles", "cohorts"),
     }
 
 
