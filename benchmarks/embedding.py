@@ -248,7 +248,7 @@ def judged(
         for who in inputs
     }
     against = {
-        f"{ours} - {theirs}": {
+        f"{ours} - {theirs or 'single-task'}": {
             name: [
                 round(value, 4)
                 for value in difference(
