@@ -12,19 +12,26 @@
   refused. Pacman keeps the newest published scores until their `valid_until`.
 * `prepare_machine`: on AWS, it would not start the machine: the message names the right, quota or
   id that is wrong. Here, `LUMOS_HOME` is full or not writable.
-* `score`, *bad input*: there is no champion yet - run `retraining`. A fault or a kill is
-  retried and goes on with the shards that are missing.
+* `resolve`, *bad input*: there is no champion yet - run `retraining`. It pins the model version:
+  clear it too, and not `score` alone, to score with another one.
+* `score`: a fault or a kill is retried and goes on with the shards that are missing. Its XCom
+  `return_value` names shards and rows.
 * `publish`, *the gate refused*: coverage or calibration is off; what is published stays as it
   is. See the metrics in the log before forcing anything.
 * `publish`, skipped: by the parameter `publish`, or because the date is older than the newest
   one published. Publishing never goes back in time unless `republish` is ticked, so a backfill
   of old dates scores them and disturbs nobody.
+* `shadow`, skipped: the recipe promotes without shadow days, or there is no challenger beside the
+  champion. Red, it disturbs nobody: Pacman reads nothing of it.
+* `promote`, *the gate refused*: the challenger was worse on the days it forecast as a shadow, and
+  is challenger no more. The champion goes on serving; nothing needs to be done tonight.
 * `release_machine` runs whatever happened, and never hides that something failed.
 """
 
 from airflow.sdk import DAG, Param, chain
 from lumos_airflow import form, jobs
 from lumos_airflow.publishing import skip_unless_wanted
+from lumos_airflow.shadowing import skip_without_challenger
 from lumos_airflow.timetables import DAILY, every
 
 with DAG(
@@ -48,20 +55,38 @@ with DAG(
             title="Publish even an older date",
             description="Else a date older than the newest published one is scored only.",
         ),
+        model=Param(
+            None,
+            type=["null", "string"],
+            pattern="^[0-9]+$",
+            title="Model version",
+            description="Empty: the champion. Old dates need a version that was trained before.",
+        ),
     ),
     tags=["lumos", "daily", "torch", "pacman"],
     doc_md=__doc__,
 ):
-    prepared, released = jobs.machines("score")
+    prepared, released = jobs.machines("score", "shadow")
+    score = jobs.verb(
+        "score",
+        writes=("forecasts",),
+        options={"model": "{{ ti.xcom_pull(task_ids='resolve')['details']['champion'] }}"},
+    )
+    publish = jobs.verb(
+        "publish", writes=("scores", "manifests"), hours=1, pre_execute=skip_unless_wanted
+    )
     chain(
         [jobs.wait("sequences"), jobs.wait("quality")],
         prepared,
-        jobs.verb("score", writes=("forecasts",)),
-        jobs.verb(
-            "publish",
-            writes=("scores", "manifests"),
-            hours=1,
-            pre_execute=skip_unless_wanted,
-        ),
+        jobs.verb("resolve", options={"model": "{{ params.model or '' }}"}, hours=1),
+        score,
+        publish,
+        released,
+    )
+    # Beside publishing, not before it: Pacman waits for the one and not for the other.
+    chain(
+        score,
+        jobs.verb("shadow", writes=("shadows",), pre_execute=skip_without_challenger),
+        jobs.verb("promote", hours=1),
         released,
     )

@@ -117,7 +117,20 @@ VERBS: Mapping[str, Verb] = {
         "lumos.serve.registry:promote", "make the challenger champion, or refuse (exit 3)"
     ),
     "rollback": Verb("lumos.serve.registry:rollback", "make the previous champion champion again"),
-    "score": Verb("lumos.serve.score:score", "forecast the days after --date", (_MODEL,)),
+    "resolve": Verb(
+        "lumos.serve.registry:resolve", "say which versions a run is to use, once", (_MODEL,)
+    ),
+    "shadow": Verb(
+        "lumos.serve.shadow:shadow", "forecast with the challenger too, for nobody but `promote`"
+    ),
+    "score": Verb(
+        "lumos.serve.score:score",
+        "forecast the days after --date",
+        (
+            _MODEL,
+            Flag("what-if", str, None, "CSV of a calendar to compare with the known one"),
+        ),
+    ),
     "publish": Verb("lumos.serve.publish:publish", "calibrate, gate and publish scores"),
     "embed": Verb(
         "lumos.serve.embed:embed", "users and days as vectors, cohorts, sudden changes", (_MODEL,)

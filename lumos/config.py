@@ -178,13 +178,16 @@ class EvaluationConfig(Config):
     """Forecast origins kept out of training: the last ones whose labels have matured.
 
     ``margin`` is how much worse than the champion a challenger's loss may be and still pass;
-    ``baseline_margin`` the same for the plain recency baseline.
+    ``baseline_margin`` the same for the plain recency baseline. With ``shadow_days`` a challenger
+    must besides have forecast beside the champion on so many days that have matured (``lumos
+    shadow``), and not be worse on them.
     """
 
     num_origins: int = Field(default=4, ge=1)
     days_between_origins: int = Field(default=7, ge=1)
     margin: float = Field(default=0.0, ge=0)
     baseline_margin: float = Field(default=0.0, ge=0)
+    shadow_days: int = Field(default=0, ge=0)
 
 
 class ScoringConfig(Config):

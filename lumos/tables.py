@@ -196,6 +196,40 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
             ),
         ),
         Table(
+            "shadows",
+            ("as_of", "model_version", "user_id"),
+            ("as_of",),
+            "shadow",
+            (
+                column("as_of", "date", "business day", "last day the forecast saw"),
+                column("model_version", "string"),
+                column("user_id", "string"),
+                *(column(name, "double", unit[name], f"{asked[name]}, raw") for name in asked),
+            ),
+        ),
+        Table(
+            "what_ifs",
+            ("as_of", "question", "user_id"),
+            ("as_of", "question", "part"),
+            "score",
+            (
+                column("as_of", "date", "business day"),
+                column("question", "string", "", "hash of the edits, the model and its inputs"),
+                column("part", "int", "", "users are answered in parts"),
+                column("user_id", "string"),
+                *(
+                    column(name + suffix, "double", unit[name], f"{asked[name]}, {what}")
+                    for name in asked
+                    for suffix, what in (
+                        ("", "under the calendar as known"),
+                        ("_if", "under the edited calendar"),
+                        ("_change", "edited less known"),
+                    )
+                ),
+                column("model_version", "string"),
+            ),
+        ),
+        Table(
             "evaluations",
             ("as_of", "model_version", "origin", "user_id"),
             ("as_of",),

@@ -5,6 +5,7 @@ One array of distinct rows serves all users: windows are index rows into it, nev
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -64,6 +65,19 @@ class EventCalendar:
     def num_columns(self) -> int:
         """d_s: columns known for all time, then announced ones."""
         return int(self._covered.shape[1] + self._values.shape[1])
+
+    def with_rows(self, days: np.ndarray, known_on: np.ndarray, values: np.ndarray) -> Self:
+        """The same calendar with more announced rows, shapes as in the constructor.
+
+        Of rows with the same day and ``known_on`` the added one holds.
+        """
+        mine = self._key - self._day * _STRIDE - _SHIFT
+        return type(self)(
+            np.concatenate([self._day, days]),
+            np.concatenate([mine, known_on]),
+            np.concatenate([self._values[:-1], values.astype(np.float32)]),
+            self._always,
+        )
 
     def window(self, as_of: int, first: int, num_days: int) -> np.ndarray:
         """Consecutive days as known on ``as_of``.

@@ -23,7 +23,7 @@ from lumos.accio.users import Users
 from lumos.dates import day_number, from_day_number
 from lumos.progress import progress
 from lumos.serve.comparison import Run
-from lumos.serve.inputs import Inputs, is_active, load_model, pin
+from lumos.serve.inputs import Inputs, is_active, pin
 from lumos.serve.pieces import Pieces
 from lumos.serve.profiles import profile
 from lumos.serve.registry import CHAMPION, chosen
@@ -37,6 +37,7 @@ from lumos.serve.vectors import (
     dates_array,
     list_array,
 )
+from lumos.serve.versions import usable
 from lumos.train.checkpoint import Checkpoint
 from lumos.train.represent import day_vectors, static_vectors, user_vectors
 from lumos.verbs import Report, Request
@@ -105,7 +106,7 @@ def embed(request: Request) -> Report:
 def _job(request: Request, version: str, pins: Inputs, run: Run) -> Job:
     return Job(
         request=request,
-        model=load_model(request, version),
+        model=usable(request, version),
         model_version=version,
         sequences=run.sequences,
         events=load_events(request.settings, request.recipe, pins.event_context),

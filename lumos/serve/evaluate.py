@@ -14,9 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from lumos import ledger
-from lumos.accio.chance import hash_users, is_held_out, uniform
+from lumos.accio.chance import is_held_out
 from lumos.accio.contract import load_events
-from lumos.accio.users import Users
 from lumos.dates import day_number, from_day_number, split_origins
 from lumos.delta import predicate, replace
 from lumos.serve.accuracy import Measures
@@ -25,16 +24,13 @@ from lumos.serve.features import Examples, History
 from lumos.serve.inputs import Inputs, check_columns, pin
 from lumos.serve.metrics import Metric, write_metrics
 from lumos.serve.registry import CHALLENGER, CHAMPION, chosen
+from lumos.serve.sample import sample
 from lumos.tables import table_uri, tables
 from lumos.train import checkpoint, tracking
 from lumos.train.checkpoint import Checkpoint
 from lumos.verbs import BadInput, Report, Request, TableWritten
 
 log = logging.getLogger(__name__)
-
-# An evaluation needs no more: the standard error of an AUC is then below .001.
-_MOST_USERS = 200_000
-_SAMPLE = 6  # salt of this stream of chance; accio.chance names the others
 
 
 def evaluate(request: Request) -> Report:
@@ -108,7 +104,7 @@ def _setting(request: Request, pins: Inputs, evaluated: Checkpoint) -> Setting:
         days_between=recipe.evaluation.days_between_origins,
     )
     assert origins[-1] + dt.timedelta(days=recipe.horizon_days) <= request.date, "unmatured labels"
-    users = _sample(pins, request)
+    users = sample(request, pins)
     # Held out as the model saw it: by the share and seed that it was trained with.
     trained = evaluated.recipe.training
     return Setting(
@@ -118,20 +114,6 @@ def _setting(request: Request, pins: Inputs, evaluated: Checkpoint) -> Setting:
         last_label=day_number(origins[0]),
         origins=tuple(day_number(origin) for origin in origins),
     )
-
-
-def _sample(pins: Inputs, request: Request) -> Users:
-    """All users, or on a large platform a fixed sample of them, sorted by nothing but the files."""
-    table = pins.table(request)
-    share = _MOST_USERS / max(table.num_users, 1)
-    parts = []
-    for users in table.users():
-        is_in = uniform(hash_users(users.user_id), _SAMPLE) < share
-        parts.append(users if is_in.all() else users.take(is_in))
-    if not sum(len(part) for part in parts):
-        msg = f"sequences for {request.date} hold no user; run `lumos aggregate` over more days"
-        raise BadInput(msg)
-    return Users.concat(parts)
 
 
 def _labels_learned(trained: Checkpoint) -> int:

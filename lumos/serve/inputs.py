@@ -12,8 +12,6 @@ from lumos.accio.table import SequenceTable
 from lumos.accio.users import Users
 from lumos.config import Recipe, Task
 from lumos.dates import day_number
-from lumos.train import checkpoint, tracking
-from lumos.train.checkpoint import Checkpoint
 from lumos.verbs import BadInput, Request
 
 
@@ -73,25 +71,6 @@ def is_active(users: Users, as_of: dt.date, within_days: int) -> NDArray[np.bool
     num_recent = np.bincount(users.owner[is_recent], minlength=len(users))
     registered: NDArray[np.bool_] = users.registered <= last
     return registered & (num_recent > 0)
-
-
-def load_model(request: Request, version: str) -> Checkpoint:
-    """A model version that may serve the request's date.
-
-    Raises:
-        BadInput: It was made for other columns, or has seen days after the date.
-    """
-    model = checkpoint.load(tracking.checkpoint_of(request.settings, request.recipe, version))
-    check_columns(model.recipe, request.recipe, version)
-    trained = dt.date.fromisoformat(str(model.info["as_of"]))
-    if trained > request.date:
-        msg = (
-            f"model version {version} was trained on days up to {trained}, after "
-            f"{request.date}, which it would be told as news. Name an earlier version with "
-            "--model, or a later date"
-        )
-        raise BadInput(msg)
-    return model
 
 
 def check_columns(trained: Recipe, asked: Recipe, version: str) -> None:

@@ -1,4 +1,4 @@
-"""Which model version serves: the verbs ``promote`` and ``rollback`` over three MLflow aliases.
+"""Which model version serves: ``promote``, ``rollback`` and ``resolve`` over three MLflow aliases.
 
 ``challenger`` is what was trained last, ``champion`` what scores are made with, and
 ``previous_champion`` what ``rollback`` returns to. Aliases are written one at a time; the order
@@ -6,9 +6,12 @@ is such that a process that dies between two writes leaves a champion, and its r
 """
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from lumos import ledger
-from lumos.config import EvaluationConfig, Recipe
+from lumos.config import Recipe
+from lumos.serve.matured import matured
 from lumos.serve.metrics import Metric, write_metrics
 from lumos.settings import Settings
 from lumos.train import tracking
@@ -41,6 +44,11 @@ def promote(request: Request) -> Report:
     evaluation origins. A champion made for other columns than the recipe now has cannot score
     and need not be beaten. What was decided is a row of ``metrics``.
 
+    With ``evaluation.shadow_days`` the evaluation may be an earlier one, and the challenger must
+    not lose on so many matured days either (:mod:`lumos.serve.matured`): until there are as many
+    it waits, which is no fault. Once refused it is challenger no more, so that every challenger
+    is decided once.
+
     Raises:
         BadInput: There is no challenger, or no evaluation of it against today's champion.
         GateRefused: It is worse; the champion stays.
@@ -53,18 +61,22 @@ def promote(request: Request) -> Report:
         raise BadInput(msg)
     if challenger == champion:
         return request.report(details={"champion": champion}, already_done=True)
-    judged = _evaluation(request, challenger, champion)
-    losses = {
-        segment: judged.metrics.get(f"{segment}.primary_loss")
-        for segment in ("challenger", "champion", "recency", "lightgbm")
-    }
-    is_obsolete = "obsolete" in judged.details["champion_not_compared"]
-    rival = None if is_obsolete else champion
-    reason = _why_not(losses, rival, recipe.evaluation)
-    measured = _decision(losses, challenger, reason)
+    judgement = _judge(request, challenger, champion)
+    if judgement.waits_for:
+        log.info("version %s waits: %s", challenger, judgement.waits_for)
+        return request.report(
+            details={
+                "champion": champion,
+                "challenger": challenger,
+                "waits_for": judgement.waits_for,
+            }
+        )
+    measured = _decision(judgement, challenger)
     written = write_metrics(request, measured)
-    if reason:
-        msg = f"version {challenger} stays challenger: {reason}"
+    if judgement.reason:
+        if recipe.evaluation.shadow_days:
+            _unset(settings, recipe, CHALLENGER)
+        msg = f"version {challenger} does not become champion: {judgement.reason}"
         raise GateRefused(msg)
     if champion is not None:
         _set(settings, recipe, PREVIOUS, champion)
@@ -77,34 +89,70 @@ def promote(request: Request) -> Report:
     )
 
 
+@dataclass(frozen=True)
+class _Judgement:
+    """Primary losses by contestant; why not to promote, or what has to be waited for first."""
+
+    losses: Mapping[str, float | None]
+    reason: str = ""
+    waits_for: str = ""
+
+
+def _judge(request: Request, challenger: str, champion: str | None) -> _Judgement:
+    """By its evaluation, and if the recipe asks for it by the days it forecast as a shadow."""
+    allowance = request.recipe.evaluation
+    judged = _evaluation(request, challenger, champion)
+    losses = {
+        segment: judged.metrics.get(f"{segment}.primary_loss")
+        for segment in ("challenger", "champion", "recency", "lightgbm")
+    }
+    rivals = {"recency": allowance.baseline_margin}
+    if champion is None or "obsolete" in judged.details["champion_not_compared"]:
+        return _Judgement(losses, _why_not(losses, rivals))
+    against_champion = {"champion": allowance.margin}
+    reason = _why_not(losses, rivals | against_champion)
+    if reason or not allowance.shadow_days:
+        return _Judgement(losses, reason)
+    shadowed = matured(request, (challenger, champion))
+    if (num_days := len(shadowed.days)) < allowance.shadow_days:
+        waits_for = f"{num_days} of {allowance.shadow_days} shadow days have matured"
+        return _Judgement(losses, waits_for=waits_for)
+    seen = {"challenger": shadowed.losses[challenger], "champion": shadowed.losses[champion]}
+    reason = _why_not(seen, against_champion)
+    losses |= {f"shadow.{name}": loss for name, loss in seen.items()}
+    where = f" on {num_days} shadow days" if reason else ""
+    return _Judgement(losses, reason + where)
+
+
 def _evaluation(request: Request, challenger: str, champion: str | None) -> Report:
-    """The report of the evaluation that compares exactly these two."""
-    remedy = f"Run `lumos evaluate --date {request.date}` first."
-    entry = ledger.require(
-        request.settings, request.recipe, "evaluations", request.date, remedy=remedy
-    )
+    """The report of the newest evaluation by the date that compares exactly these two."""
+    settings, recipe, date = request.settings, request.recipe, request.date
+    remedy = f"Run `lumos evaluate --date {date}` first."
     compared = {"challenger": challenger, "champion": champion}
+    for entry in reversed(ledger.entries(settings, recipe, "evaluations")):
+        found = {name: entry.report.details.get(name) for name in compared}
+        if entry.business_date <= date and entry.verdict == ledger.READY and found == compared:
+            return entry.report
+    entry = ledger.require(settings, recipe, "evaluations", date, remedy=remedy)
     found = {name: entry.report.details.get(name) for name in compared}
-    if found != compared:
-        msg = (
-            f"the evaluation for {request.date} compares version {found['challenger']} with "
-            f"champion {found['champion']}, but now the challenger is {challenger} and the "
-            f"champion {champion}. {remedy}"
-        )
-        raise BadInput(msg)
-    return entry.report
+    msg = (
+        f"the evaluation for {date} compares version {found['challenger']} with "
+        f"champion {found['champion']}, but now the challenger is {challenger} and the "
+        f"champion {champion}. {remedy}"
+    )
+    raise BadInput(msg)
 
 
-def _why_not(
-    losses: dict[str, float | None], champion: str | None, allowance: EvaluationConfig
-) -> str:
-    """Why the challenger must not be champion; empty if it may."""
+def _why_not(losses: Mapping[str, float | None], rivals: Mapping[str, float]) -> str:
+    """Why the challenger must not be champion; empty if it may.
+
+    Args:
+        losses: Primary losses by contestant.
+        rivals: By how much each may be better.
+    """
     ours = losses["challenger"]
     if ours is None:
         return "its loss could not be measured, for no task had both outcomes"
-    rivals = {"recency": allowance.baseline_margin}
-    if champion is not None:
-        rivals["champion"] = allowance.margin
     for rival, allowed in rivals.items():
         theirs = losses[rival]
         if theirs is None:
@@ -116,7 +164,8 @@ def _why_not(
     return ""
 
 
-def _decision(losses: dict[str, float | None], challenger: str, reason: str) -> list[Metric]:
+def _decision(judgement: _Judgement, challenger: str) -> list[Metric]:
+    reason = judgement.reason
     promoted = Metric(
         "promoted",
         0.0 if reason else 1.0,
@@ -124,7 +173,25 @@ def _decision(losses: dict[str, float | None], challenger: str, reason: str) -> 
         verdict="critical" if reason else "ok",
         message=reason,
     )
-    return [promoted, *(Metric(f"primary_loss.{name}", loss) for name, loss in losses.items())]
+    losses = judgement.losses.items()
+    return [promoted, *(Metric(f"primary_loss.{name}", loss) for name, loss in losses)]
+
+
+def resolve(request: Request) -> Report:
+    """Say which versions hold the aliases now: a run pins them, whatever is promoted meanwhile.
+
+    Raises:
+        BadInput: There is no champion and ``--model`` names none.
+    """
+    champion = chosen(
+        request,
+        alias=CHAMPION,
+        remedy=f"Run `lumos train`, `lumos evaluate` and `lumos promote` for {request.date} or "
+        "earlier.",
+    )
+    challenger = tracking.version_of(request.settings, request.recipe, CHALLENGER)
+    log.info("this run scores with version %s; the challenger is %s", champion, challenger)
+    return request.report(details={"champion": champion, "challenger": challenger})
 
 
 def rollback(request: Request) -> Report:
@@ -146,8 +213,7 @@ def rollback(request: Request) -> Report:
         )
         raise BadInput(msg)
     if tracking.version_of(settings, recipe, CHALLENGER) == champion:
-        name = tracking.model_name(recipe)
-        tracking.client(settings).delete_registered_model_alias(name, CHALLENGER)
+        _unset(settings, recipe, CHALLENGER)
     _set(settings, recipe, CHAMPION, previous)
     _set(settings, recipe, PREVIOUS, champion)
     message = f"version {previous} is champion again, after {champion}"
@@ -164,3 +230,8 @@ def rollback(request: Request) -> Report:
 def _set(settings: Settings, recipe: Recipe, alias: str, version: str) -> None:
     name = tracking.model_name(recipe)
     tracking.client(settings).set_registered_model_alias(name, alias, version)
+
+
+def _unset(settings: Settings, recipe: Recipe, alias: str) -> None:
+    name = tracking.model_name(recipe)
+    tracking.client(settings).delete_registered_model_alias(name, alias)

@@ -6,7 +6,6 @@ stands for everything it was made from. So a run that is killed goes on where it
 keeps half a shard, and never takes another model's shard for its own.
 """
 
-import datetime as dt
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -24,14 +23,15 @@ from lumos.accio.users import Users
 from lumos.dates import day_number
 from lumos.delta import open_table, predicate, replace
 from lumos.progress import progress
-from lumos.serve.inputs import Inputs, check_columns, is_active, pin
+from lumos.serve.inputs import Inputs, is_active, pin
 from lumos.serve.registry import CHAMPION, chosen
+from lumos.serve.versions import usable
+from lumos.serve.what_if import what_if
 from lumos.tables import table_uri, tables
 from lumos.tasks import DayForecasts
-from lumos.train import checkpoint, tracking
 from lumos.train.checkpoint import Checkpoint
 from lumos.train.predict import forecast
-from lumos.verbs import BadInput, Report, Request, TableWritten
+from lumos.verbs import Report, Request, TableWritten
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +77,14 @@ class Job:
 def score(request: Request) -> Report:
     """Forecast with the champion, or ``--model``; resolved once and named in the report.
 
+    With ``--what-if`` nothing of that: two answers are compared (:mod:`lumos.serve.what_if`).
+
     Raises:
         BadInput: No champion, tables or quality not ready, a checkpoint for other columns, or
             one that has already seen days after ``--date``.
     """
+    if request.options["what_if"] is not None:
+        return what_if(request)
     settings, recipe, date = request.settings, request.recipe, request.date
     version = chosen(
         request,
@@ -100,7 +104,7 @@ def score(request: Request) -> Report:
         return done
     job = Job(
         request=request,
-        model=_load(request, version),
+        model=usable(request, version),
         model_version=version,
         events=load_events(settings, recipe, pins.event_context),
         # 60 bits of the fingerprint: Delta keeps the number as a signed 64-bit one.
@@ -114,21 +118,6 @@ def score(request: Request) -> Report:
         details={"model_version": version, "num_shards": recipe.scoring.num_shards},
     )
     return ledger.record(request, report, inputs=inputs)
-
-
-def _load(request: Request, version: str) -> Checkpoint:
-    folder = tracking.checkpoint_of(request.settings, request.recipe, version)
-    model = checkpoint.load(folder)
-    check_columns(model.recipe, request.recipe, version)
-    trained = dt.date.fromisoformat(str(model.info["as_of"]))
-    if trained > request.date:
-        msg = (
-            f"model version {version} was trained on days up to {trained}, after "
-            f"{request.date}: it would forecast days that it has seen. Name an earlier version "
-            "with --model, or score a later date"
-        )
-        raise BadInput(msg)
-    return model
 
 
 def pieces(num_users: Sequence[int], num_shards: int) -> list[list[Piece]]:

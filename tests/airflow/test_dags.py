@@ -94,6 +94,14 @@ def test_training_is_released_whatever_happens_and_cannot_hide_a_failure(dags):
     assert dag.get_task("train").upstream_task_ids == {"prepare_machine"}
 
 
+def test_scoring_pins_the_version_once_and_publishes_without_waiting_for_the_shadow(dags):
+    dag = dags["batch_scoring"]
+    assert dag.get_task("score").upstream_task_ids == {"resolve"}
+    assert "task_ids='resolve'" in dag.get_task("score").options["model"]
+    assert dag.get_task("publish").upstream_task_ids == {"score"}
+    assert dag.get_task("shadow").upstream_task_ids == {"score"}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -1,6 +1,7 @@
 """The gym's contract tables made by hand, as Spark would have left them: real Delta, no JVM."""
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,8 +99,10 @@ def write_sequences(world: World, date: dt.date, everyone: list[Member]) -> None
     enter(world, "sequences", "sequences", date, version=version, rows=len(rows))
 
 
-def write_events(world: World, date: dt.date) -> None:
-    """A timetable that is announced twenty days ahead."""
+def write_events(
+    world: World, date: dt.date, other: Mapping[dt.date, Mapping[str, float]] | None = None
+) -> None:
+    """A timetable that is announced twenty days ahead; ``other`` replaces cells of some days."""
     recipe = load(world.recipe_name)
     if not recipe.events:
         return
@@ -113,6 +116,7 @@ def write_events(world: World, date: dt.date) -> None:
                 "known_on": at - dt.timedelta(days=20),
                 "num_classes": 6.0 if at.weekday() in (1, 5) else 2.0,
                 "open_day": float(at.day == 15),
+                **(other or {}).get(at, {}),
             }
         )
     version = replace(

@@ -4,6 +4,7 @@ import datetime as dt
 from typing import Any
 
 import torch
+from gym_world.raw import FIRST_DAY
 
 from lumos import ledger
 from lumos.accio.contract import load_events, open_sequences
@@ -27,7 +28,12 @@ def register(world: World, *, seed: int, recipe: Recipe | None = None, **info: A
         model=_forecaster(recipe, scaler, seed),
         scaler=scaler,
         recipe=recipe,
-        info={"as_of": str(world.date), "last_label": str(last_label), **info},
+        info={
+            "as_of": str(world.date),
+            "first_training_origin": str(FIRST_DAY + dt.timedelta(days=28)),
+            "last_label": str(last_label),
+            **info,
+        },
     )
     folder = world.home / "registered" / str(seed)
     checkpoint.save(folder / tracking.CHECKPOINT_FOLDER, model)

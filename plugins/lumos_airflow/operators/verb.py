@@ -3,13 +3,16 @@
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from lumos.codes import BAD_INPUT, REFUSED
 from lumos.host.process import Ended
+
+if TYPE_CHECKING:
+    from lumos.verbs import Request
 
 
 class VerbOperator(BaseOperator):
@@ -52,8 +55,8 @@ class VerbOperator(BaseOperator):
         arguments += [f"--set={change}" for change in json.loads(self.overrides) or ()]
         return arguments
 
-    def recipe_processes(self) -> int:
-        """Ranks that the recipe wants, with the task's overrides.
+    def request(self) -> "Request":
+        """What the verb will be asked, checked as it will check it.
 
         Raises:
             AirflowFailException: There is no such recipe or override.
@@ -63,12 +66,13 @@ class VerbOperator(BaseOperator):
         from lumos.verbs import BadInput
 
         try:
-            request = request_from(
-                parser().parse_args(self.arguments), dt.datetime.now(dt.UTC).date()
-            )
+            return request_from(parser().parse_args(self.arguments), dt.datetime.now(dt.UTC).date())
         except BadInput as error:
             raise AirflowFailException(str(error)) from error
-        return request.recipe.training.processes
+
+    def recipe_processes(self) -> int:
+        """Ranks that the recipe wants, with the task's overrides."""
+        return self.request().recipe.training.processes
 
     def conclude(self, context: Context, ended: Ended) -> dict[str, Any]:
         """The report of a verb that ended well, after its outlets were told of it.
