@@ -154,9 +154,9 @@ class EmbeddingConfig(Config):
         num_cohorts: Clusters of users.
     """
 
-    pooling: Literal["mean", "max", "ema"] = "mean"
+    pooling: Literal["mean", "max", "ema"] = "ema"
     stage: Literal["pre", "post"] = "post"
-    decay: float = Field(default=5.0, ge=0, le=100)
+    decay: float = Field(default=10.0, ge=0, le=100)
     compare_days: int = Field(default=1, ge=1, le=28)
     anomaly_rate: float = Field(default=0.001, gt=0, le=0.1)
     num_cohorts: int = Field(default=12, ge=1, le=1000)

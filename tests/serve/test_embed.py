@@ -22,7 +22,7 @@ from lumos.delta import open_table, predicate, read
 from lumos.delta import replace as put
 from lumos.recipes import load
 from lumos.serve import comparison
-from lumos.tables import table_uri
+from lumos.tables import table_uri, tables
 from lumos.train import checkpoint, tracking
 from lumos.train.represent import day_vectors, user_vectors
 from lumos.verbs import BadInput
@@ -404,3 +404,24 @@ def test_a_model_from_the_future_and_one_for_other_columns_are_refused(crowned: 
     fields = load(RECIPE).model_dump() | {"calendar": ("monday",)}
     with pytest.raises(BadInput, match="other calendar than the recipe now has"):
         crowned.run("embed", recipe=Recipe.model_validate(fields))
+
+
+def test_what_lies_on_disk_is_what_is_declared_and_no_key_repeats(embedded: World) -> None:
+    recipe = load(RECIPE)
+    for name in TABLES:
+        found = read(table_uri(embedded.settings, recipe, name))
+        assert found is not None
+        declared = tables(recipe)[name]
+        for field in declared.arrow_schema(recipe):
+            assert str(found.schema.field(field.name).type).replace("element", "item") == str(
+                field.type
+            ).replace("element", "item")
+            assert field.nullable or not found[field.name].null_count, field.name
+        groups = found.group_by(list(declared.key)).aggregate([([], "count_all")])
+        assert groups.num_rows == found.num_rows > 0
+
+
+def test_a_model_that_sees_no_events_has_no_vectors_of_days(crowned: World) -> None:
+    blind = register(crowned, seed=5, recipe=override(load(RECIPE), {"model.events": "none"}))
+    crowned.run("embed", model=blind)
+    assert {row["kind"] for row in rows(crowned, "embeddings")} == {"user", "static"}
