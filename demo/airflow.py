@@ -25,12 +25,8 @@ from demo.processes import Component, PidFile, free_port
 from lumos.settings import REPOSITORY
 
 DAGS = (
-    "daily_aggregation",
-    "data_quality",
-    "retraining",
-    "batch_scoring",
-    "ab_metrics",
-    "retract_scores",
+    *("daily_aggregation", "data_quality", "retraining", "batch_scoring"),
+    *("embedding", "ab_metrics", "retract_scores"),
 )
 _START_SECONDS = 120
 _BACKFILL_ATTEMPTS = 4

@@ -147,6 +147,19 @@ VERBS: Mapping[str, Verb] = {
         "hand published scores to the recipe's stores: Redis, DynamoDB, Parquet",
         (Flag("store", str, None, "its name in publishing.stores (default: all)"),),
     ),
+    "embed": Verb(
+        "lumos.serve.embed:embed", "users and days as vectors, cohorts, sudden changes", (_MODEL,)
+    ),
+    "similar": Verb(
+        "lumos.serve.similar:similar",
+        "who, or which day, is nearest by the newest embeddings up to --date",
+        (
+            Flag("kind", str, "user", "user, static (also who did nothing yet) or day"),
+            Flag("id", str, None, "a user_id, or a day as YYYY-MM-DD"),
+            Flag("k", _whole(1, 1000), 10, "how many neighbours"),
+        ),
+        needs_date=False,
+    ),
     "assign": Verb(
         "lumos.experiment.assignment:assign", "assign users to variants", (_EXPERIMENT,)
     ),

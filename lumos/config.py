@@ -15,17 +15,17 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from lumos.calendar import CALENDAR_COLUMNS, has_holidays
-from lumos.forms import LossConfig, ModelConfig, TrainingConfig
+from lumos.forms import EmbeddingConfig, LossConfig, ModelConfig, TrainingConfig
 from lumos.frozen import Config, explain
 from lumos.stores import DynamoDbStore, ParquetStore, RedisStore, StoreConfig
 
 # A recipe is written with imports from this module alone.
 __all__ = [
     "RESERVED_COLUMNS", "ActivityColumn", "CalibrationConfig", "Config", "DynamoDbStore",
-    "EvaluationConfig", "EventColumn", "Experiment", "LossConfig", "ModelConfig", "ParquetStore",
-    "PublishingConfig", "QualityConfig", "RawTable", "Recipe", "RedisStore", "ScoringConfig",
-    "SqlType", "StaticColumn", "StoreConfig", "Task", "TrainingConfig", "Variant", "explain",
-    "override",
+    "EmbeddingConfig", "EvaluationConfig", "EventColumn", "Experiment", "LossConfig",
+    "ModelConfig", "ParquetStore", "PublishingConfig", "QualityConfig", "RawTable", "Recipe",
+    "RedisStore", "ScoringConfig", "SqlType", "StaticColumn", "StoreConfig", "Task",
+    "TrainingConfig", "Variant", "explain", "override",
 ]  # fmt: skip
 
 
@@ -334,6 +334,7 @@ class Recipe(Config):
     scoring: ScoringConfig = ScoringConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     publishing: PublishingConfig = PublishingConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
     quality: QualityConfig = QualityConfig()
     experiments: tuple[Experiment, ...] = ()
 

@@ -139,3 +139,30 @@ class TrainingConfig(Config):
             )
             raise ValueError(msg)
         return self
+
+
+class EmbeddingConfig(Config):
+    """A user as one vector, and what is made of it (SPEC: embeddings).
+
+    Attributes:
+        pooling: Of the days of the history: their ``mean``, ``max``, or ``ema``, which counts
+            recent days more.
+        stage: Of tokens before the encoder (``pre``) or of encoded days (``post``).
+        decay: Lambda of ``ema``: weights are softmax(decay * t), t in [0, 1]; 0 is the mean.
+        compare_days: A change is taken against the embedding of so many days before.
+        anomaly_rate: At most this share of users is flagged for a change.
+        num_cohorts: Clusters of users.
+    """
+
+    pooling: Literal["mean", "max", "ema"] = "ema"
+    stage: Literal["pre", "post"] = "post"
+    decay: float = Field(default=10.0, ge=0, le=100)
+    compare_days: int = Field(default=1, ge=1, le=28)
+    anomaly_rate: float = Field(default=0.001, gt=0, le=0.1)
+    num_cohorts: int = Field(default=12, ge=1, le=1000)
+
+    @property
+    def form(self) -> str:
+        """Vectors of one model version are comparable when this is the same."""
+        decay = f"({self.decay:g})" if self.pooling == "ema" else ""
+        return f"{self.pooling}{decay} {self.stage}"

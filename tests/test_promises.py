@@ -22,6 +22,7 @@ CHAIN = (
     "promote",
     "score",
     "publish",
+    "embed",
     "assign",
     "measure",
     "report",

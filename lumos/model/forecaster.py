@@ -161,12 +161,9 @@ class Forecaster(nn.Module):
         num_users, num_origins = batch.origin_BM.shape
         ahead = torch.arange(1, self.config.horizon_days + 1, device=batch.origin_BM.device)
         day_BQ = (batch.origin_BM[..., None] + ahead).flatten(1)
-        days_BTD, future_BQD = self.tokens.history(batch), self.tokens.future(batch)
+        memory_BTD, future_BQD = self.encode(self.tokens.history(batch)), self.tokens.future(batch)
         if self.positions is not None:
-            vectors_LD = self.positions.vectors()
-            days_BTD = days_BTD + vectors_LD[: self.config.history_days]
-            future_BQD = future_BQD + nn.functional.embedding(day_BQ, vectors_LD)
-        memory_BTD = self.encoder(days_BTD)
+            future_BQD = future_BQD + nn.functional.embedding(day_BQ, self.positions.vectors())
         states_BQD = self.decoder(future_BQD, memory_BTD, batch.origin_BM, day_BQ)
         said = self.heads(states_BQD.flatten(0, 1)[None])
         said = said.reshape(num_users, num_origins, len(ahead), said.shape[-1])
@@ -177,6 +174,13 @@ class Forecaster(nn.Module):
             heads_BMK=self._ask_tasks(states_BQD, num_origins),
             config=self.config,
         )
+
+    def encode(self, days_BTD: Tensor) -> Tensor:
+        """The encoded history, shape (B, T, D), of its days' tokens."""
+        if self.positions is not None:
+            days_BTD = days_BTD + self.positions.vectors()[: self.config.history_days]
+        memory_BTD: Tensor = self.encoder(days_BTD)
+        return memory_BTD
 
     def _ask_tasks(self, states_BQD: Tensor, num_origins: int) -> Tensor:
         """Each task of the mean state of its window's days, shape (B, M, K)."""

@@ -72,3 +72,17 @@ class Tokens(nn.Module):
             return self.future_token_D.expand(*index_BQ.shape, -1)
         events = self.event(batch.events_EC) if self.is_shared else batch.events_EC
         return F.embedding(index_BQ, self.event_future(events))
+
+    def context(self, events_EC: Tensor) -> Tensor | None:
+        """Days by their event context alone, shape (E, d_event); ``None`` if none is ever seen.
+
+        By the history's embedding, of days to come too, so that all can be compared; a network
+        that sees no events of the past has that of the future only, which is D wide.
+        """
+        if hasattr(self, "event"):
+            embedded: Tensor = self.event(events_EC)
+            return embedded
+        if not self.sees_future:
+            return None
+        ahead: Tensor = self.event_future(events_EC)
+        return ahead

@@ -156,8 +156,8 @@ class Scaler(Config):
         return Batch(
             activity_NU=torch.asinh(moved(activity) / scales),
             day_row_BT=moved(day_row),
-            static_BS=moved(self._encode(ragged, hide)),
-            events_EC=moved(self._events(context.rows)),
+            static_BS=moved(self.encode_static(ragged, hide)),
+            events_EC=moved(self.scale_events(context.rows)),
             event_index_BL=moved(context.index),
             origin_BM=moved(seen_BM.astype(np.int64) - 1),
             targets_BMFU=moved(targets) / scales,
@@ -182,14 +182,18 @@ class Scaler(Config):
         is_known = [is_known_BMF[..., task.window_days - 1] for task in tasks]
         return np.stack(scaled, axis=-1).astype(np.float32), np.stack(is_known, axis=-1)
 
-    def _events(self, rows: np.ndarray) -> np.ndarray:
+    def scale_events(self, rows: np.ndarray) -> np.ndarray:
+        """Event context as the network takes it, float32 of shape (N, num_events)."""
         if not self.events:
             return np.zeros((len(rows), 1), np.float32)
         mean = np.array([column.mean for column in self.events.values()])
         deviation = np.array([column.deviation for column in self.events.values()])
         return np.asarray((rows - mean) / deviation, np.float32)
 
-    def _encode(self, users: RaggedBatch, hide: tuple[int, int] | None) -> np.ndarray:
+    def encode_static(
+        self, users: RaggedBatch | Users, hide: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """Static features as the network takes them, float32 of shape (N, num_static)."""
         blocks = [np.zeros((len(users), 0), np.float32)]
         hashes = hash_users(users.user_id) if hide else None
         for number, (name, known) in enumerate(self.categories.items()):

@@ -24,7 +24,7 @@ from lumos_airflow.operators.ready import TableReadySensor
 from lumos_airflow.operators.scratch import PrepareScratchOperator, ReleaseScratchOperator
 
 # Those that compute with torch; all others run on Databricks.
-_ON_EC2 = ("train", "evaluate", "score", "shadow")
+_ON_EC2 = ("train", "evaluate", "score", "shadow", "embed")
 _SPARK = ("aggregate", "sequences", "validate", "measure")
 _FORCE = {"force": "{{ params.force }}"}
 _SCRATCH = "{{ ti.xcom_pull(task_ids='prepare_machine') }}"

@@ -12,8 +12,8 @@ from lumos.recipes import shipped
 from lumos.settings import REPOSITORY
 
 DAGS = {
-    *("daily_aggregation", "data_quality", "retraining", "batch_scoring", "ab_metrics"),
-    "retract_scores",
+    *("daily_aggregation", "data_quality", "retraining", "batch_scoring"),
+    *("embedding", "ab_metrics", "retract_scores"),
 }
 
 
@@ -79,6 +79,7 @@ def test_outlets_name_every_table_that_the_daily_path_writes(dags):
     assert outlets >= {
         *("activity", "event_context", "users", "sequences", "metrics", "model"),
         *("evaluations", "forecasts", "scores", "manifests", "exposures", "outcomes", "effects"),
+        *("embeddings", "profiles", "cohorts"),
     }
 
 

@@ -35,7 +35,7 @@ HOUR, MINUTE = dt.timedelta(hours=1), dt.timedelta(minutes=1)
 _attempts = itertools.count()
 DAGS = {
     *("daily_aggregation", "data_quality", "retraining"),
-    *("batch_scoring", "ab_metrics", "instance_reaper", "retract_scores"),
+    *("batch_scoring", "embedding", "ab_metrics", "instance_reaper", "retract_scores"),
 }
 
 
@@ -358,7 +358,7 @@ def on_aws() -> SimpleNamespace:
     return parsed(LUMOS_PLATFORM="aws", LUMOS_CLOUD=str(REPOSITORY / EXAMPLE))
 
 
-def test_six_dags_parse_in_a_second_and_import_nothing_heavy(on_aws):
+def test_the_dags_parse_in_a_second_and_import_nothing_heavy(on_aws):
     assert on_aws.import_errors == {}
     assert set(on_aws.tasks) == DAGS
     assert on_aws.heavy == []
@@ -380,7 +380,8 @@ def test_each_verb_runs_where_it_should_and_its_machines_are_released(on_aws):
     assert tasks["train"][0] == "TorchrunEc2Operator"
     assert tasks["evaluate"][0] == "Ec2VerbOperator"
     assert on_aws.tasks["batch_scoring"]["score"][0] == "ScoreEc2Operator"
+    assert on_aws.tasks["embedding"]["embed"][0] == "Ec2VerbOperator"
     assert on_aws.tasks["daily_aggregation"]["aggregate"][0] == "DatabricksVerbOperator"
-    for name in ("retraining", "batch_scoring"):
+    for name in ("retraining", "batch_scoring", "embedding"):
         assert on_aws.tasks[name]["prepare_machine"] == ["CheckMachinesOperator", False, True]
         assert on_aws.tasks[name]["release_machine"] == ["EndMachinesOperator", True, False]
