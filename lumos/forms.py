@@ -155,7 +155,7 @@ class EmbeddingConfig(Config):
     """
 
     pooling: Literal["mean", "max", "ema"] = "ema"
-    stage: Literal["pre", "post"] = "post"
+    stage: Literal["pre", "post"] = "pre"
     decay: float = Field(default=10.0, ge=0, le=100)
     compare_days: int = Field(default=1, ge=1, le=28)
     anomaly_rate: float = Field(default=0.001, gt=0, le=0.1)
