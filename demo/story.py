@@ -89,7 +89,7 @@ class _Story:
         self.runs: list[Run] = []
 
     def first_day(self) -> None:
-        """Trigger all five by hand; each waits by itself for the tables it needs."""
+        """Trigger five by hand; each waits by itself for the tables it needs."""
         tables = self._trigger("daily_aggregation", days=HISTORY_DAYS)
         retraining = self._trigger("retraining")
         # Three Spark verbs at once would make the one that training waits for three times as

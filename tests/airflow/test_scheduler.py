@@ -1,4 +1,4 @@
-"""The five DAGs through a real scheduler, on the tiny world: the daily path as on-call sees it."""
+"""The DAGs through a real scheduler, on the tiny world: the daily path as on-call sees it."""
 
 import datetime as dt
 import subprocess
@@ -25,7 +25,7 @@ from tests.gym.gym_world import raw
 pytestmark = pytest.mark.timeout(1200)
 
 NEXT_DAY = raw.BUSINESS_DATE + dt.timedelta(days=1)
-DAILY = ("daily_aggregation", "data_quality", "batch_scoring", "ab_metrics")
+DAILY = ("daily_aggregation", "data_quality", "batch_scoring", "embedding", "ab_metrics")
 PATIENCE_SECONDS = 900
 
 
@@ -43,7 +43,7 @@ def airflow(world: World) -> Iterator[LocalAirflow]:
 
 @pytest.fixture(scope="module")
 def first_day(airflow: LocalAirflow, world: World) -> dict[str, Run]:
-    """All five for one date, triggered at once where their waits let them flow."""
+    """Four for one date, triggered at once where their waits let them flow."""
     days = {"days": raw.NUM_DAYS_TO_BUSINESS_DATE}
     runs = {
         dag: airflow.trigger(dag, date=world.date, conf=conf)
@@ -118,6 +118,10 @@ def test_a_score_task_killed_with_9_is_retried_and_publishes_the_same_rows(
     assert killed.is_set()
     tries = {task.task_id: task.try_number for task in tasks}
     assert (tries["score"], tries["publish"]) == (2, 1)
+    said = airflow.xcom(scoring, "score")["details"]
+    assert said["num_shards"] == len(said["shards"]) == 16
+    assert 0 < said["num_shards_done_before"] <= 16
+    assert sum(said["shards"]) == rows(world.settings, "forecasts", world.date).num_rows
     keys = [("user_id", "ascending"), *_other_keys(undisturbed)]
     assert undisturbed.num_rows > 0
     assert (
@@ -140,7 +144,7 @@ def test_a_backfill_of_the_next_day_publishes_it(airflow, world, first_day):
     assert skipped == {"export", "shadow", "promote"}
     assert {task.state for task in tasks} == {"success", "skipped"}
     recipe = load("gym_world.recipe:recipe")
-    for table in ("activity", "sequences", "quality", "manifests", "effects"):
+    for table in ("activity", "sequences", "quality", "manifests", "embeddings", "effects"):
         entry = ledger.find(world.settings, recipe, table, NEXT_DAY)
         assert entry is not None, table
         assert entry.verdict == ledger.READY
