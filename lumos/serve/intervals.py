@@ -46,8 +46,10 @@ class Interval(Config):
         """Lower and upper ends; the forecast itself is always inside."""
         # Beyond the last knot both ends grow with the forecast: amounts spread as they grow.
         growth = np.maximum(calibrated_N / self.x[-1], 1) if self.x[-1] > 0 else 1.0
-        low = np.interp(calibrated_N, self.x, self.low) * growth
-        high = np.interp(calibrated_N, self.x, self.high) * growth
+        # An infinite forecast has no ends, as publishing's gate will say; 0 x inf is no warning.
+        with np.errstate(invalid="ignore"):
+            low = np.interp(calibrated_N, self.x, self.low) * growth
+            high = np.interp(calibrated_N, self.x, self.high) * growth
         return np.minimum(low, calibrated_N), np.maximum(high, calibrated_N)
 
 
