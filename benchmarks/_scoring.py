@@ -3,9 +3,14 @@
 The champion has drawn weights and a fitted scaler: speed does not depend on what it has learned.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
+from deltalake import DeltaTable
 
 from benchmarks import _worlds as worlds
 from lumos import ledger
@@ -16,29 +21,87 @@ from lumos.cli import VERBS
 from lumos.config import Recipe, override
 from lumos.datasets.fantasy_sports import World
 from lumos.dates import day_number, from_day_number
-from lumos.delta import predicate, replace
+from lumos.delta import DataFile, commit_files, data_files, predicate, replace
 from lumos.model.forecaster import Forecaster, ForecasterConfig
 from lumos.model.loss import Objective
 from lumos.serve.inputs import pin
 from lumos.settings import Settings
-from lumos.tables import table_uri, tables
+from lumos.tables import ROW_GROUP_USERS, table_uri, tables
 from lumos.tasks import task_outcomes, task_scores
 from lumos.train import checkpoint, tracking
 from lumos.train.checkpoint import Checkpoint
 from lumos.train.predict import forecast
 from lumos.train.scaler import Scaler, ScalerFit
-from lumos.verbs import Request, TableWritten
+from lumos.verbs import BadInput, Request, TableWritten
 
 DATE = World(1).last_day
 TABLES = ("event_context", "users", "sequences")
+PLAYED = 100_000
 _EVALUATED_USERS = 4_000
 
 
 def recipe_of(num_users: int) -> tuple[Settings, Recipe]:
-    """A world's tables, written if they are not there, and its recipe; MLflow lies beside them."""
-    settings, shaped = worlds.write(num_users, TABLES)
+    """A world's tables, written if they are not there, and its recipe; MLflow lies beside them.
+
+    More than :data:`PLAYED` users are copies of so many under other names: to play a million
+    users' four years takes longer than all that is measured.
+    """
+    if num_users > PLAYED:
+        settings, shaped = _copied(num_users)
+    else:
+        settings, shaped = worlds.write(num_users, TABLES)
     # Scores of drawn weights are calibrated by what came true, but need not be well.
     return settings, override(shaped, {"publishing.max_calibration_error": 1.0})
+
+
+def _copied(num_users: int) -> tuple[Settings, Recipe]:
+    """Tables of a world of :data:`PLAYED` users, each of them copied under other names."""
+    if num_users % PLAYED:
+        msg = f"{num_users} users are not a multiple of {PLAYED}, which are copied"
+        raise BadInput(msg)
+    source, recipe = worlds.write(PLAYED, TABLES)
+    home = source.home.parent / f"copies-{num_users}"
+    settings = Settings.from_environment({"LUMOS_HOME": str(home)})
+    asked = request(settings, recipe, "land")
+    inputs: dict[str, int | str] = {"copies": num_users // PLAYED}
+    if ledger.already_done(asked, "sequences", inputs):
+        return settings, recipe
+    written = []
+    for name in ("event_context", "sequences"):
+        times = num_users // PLAYED if name == "sequences" else 1
+        files = _copy(source, settings, recipe, name, times)
+        schema = tables(recipe)[name].arrow_schema(recipe)
+        partition = list(tables(recipe)[name].partition)
+        uri = table_uri(settings, recipe, name)
+        DeltaTable.create(uri, schema, mode="ignore", partition_by=partition or None)
+        version = commit_files(uri, files, schema, partition=partition)
+        rows = sum(file.num_rows for file in files)
+        written.append(TableWritten(table=name, version=version, rows=rows))
+    report = asked.report(tables=tuple(written))
+    ledger.record(asked, report, inputs=inputs, first_day=World(PLAYED).first_day)
+    return settings, recipe
+
+
+def _copy(
+    source: Settings, settings: Settings, recipe: Recipe, name: str, times: int
+) -> list[DataFile]:
+    """The files of a table so many times, user ids prefixed by the number of the copy."""
+    at, to = (Path(table_uri(each, recipe, name)) for each in (source, settings))
+    made = []
+    for file in data_files(DeltaTable(str(at))):
+        rows = pq.read_table(at / file.path, partitioning=None)
+        for number in range(times):
+            path = Path(file.path)
+            copy = path.with_name(f"{number:03d}-{path.name}")
+            (to / copy).parent.mkdir(parents=True, exist_ok=True)
+            named = rows
+            if "user_id" in rows.column_names:
+                ids = pc.binary_join_element_wise(str(number), rows["user_id"], "-")
+                named = rows.set_column(rows.column_names.index("user_id"), "user_id", ids)
+            pq.write_table(named, to / copy, compression="zstd", row_group_size=ROW_GROUP_USERS)
+            size = (to / copy).stat().st_size
+            made.append(DataFile(str(copy), size, file.num_rows, file.partition))
+    return made
 
 
 def request(settings: Settings, recipe: Recipe, verb: str, *, force: bool = False) -> Request:

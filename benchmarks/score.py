@@ -2,7 +2,8 @@
 
     python -m benchmarks.score [--parts forward memory literal precision] [--users 100000 1000000]
 
-*memory*: for each number of users of the made-up platform a fresh process scores and publishes
+*memory*: for each number of users of the made-up platform (more than 100,000 are copies of those
+under other names) a fresh process scores and publishes
 (Delta `sequences` in, published Delta `scores` out) with a network of drawn weights: users a second
 of both verbs together, and the peak of resident memory.
 
@@ -21,7 +22,7 @@ at once; ``..._by_user`` against the one that takes them one at a time; ``..._sm
 compiled on the same users: speed, and AUC and calibration error of each task at the last origin
 that has matured. Rounds in turn, medians.
 
-A quarter of an hour on two idle cores, and as long again to write the worlds, which are kept.
+A quarter of an hour on two idle cores, and some minutes to write the worlds, which are kept.
 """
 
 import argparse

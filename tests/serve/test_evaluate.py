@@ -69,7 +69,8 @@ def test_everyone_is_measured_for_all_users_and_for_those_held_out(crowned: Worl
     assert rows is not None
     segments = {row["segment"] for row in rows.to_pylist() if row["job"] == "evaluate"}
     contestants = {"challenger", "lightgbm", "recency"}
-    assert segments == contestants | {f"{name}|held_out" for name in contestants}
+    groups = {segment for segment in segments if "=" in segment}  # whose calibration is off
+    assert segments - groups == contestants | {f"{name}|held_out" for name in contestants}
 
     version = tracking.client(crowned.settings).get_model_version("lumos_gym", "1")
     logged = tracking.client(crowned.settings).get_run(version.run_id).data.metrics

@@ -113,7 +113,8 @@ def test_forecasts_from_before_a_head_are_not_published_as_if_it_had_spoken(
     place = registered.home / "lake" / WITH_HEADS.name / "forecasts"
     place.rename(place.with_name("forecasts_as_they_were"))
     for _ in range(entry.version + 1):
-        replace(table_uri(registered.settings, WITH_HEADS, "forecasts"), old, where=None)
+        uri = table_uri(registered.settings, WITH_HEADS, "forecasts")
+        replace(uri, old, where=None, partition=("as_of", "shard"))
 
     with pytest.raises(
         BadInput, match=r"no answer of a head to \['stays_away'\]; run `lumos train"
