@@ -47,7 +47,7 @@ def contents(world: World, *, ignore: Mapping[str, set[str]] | None = None) -> d
     return found
 
 
-# Written when somebody asks for them; tests/serve/test_shadow.py and test_what_if.py promise the same.
+# Written when somebody asks: test_shadow.py and test_what_if.py promise the same of them.
 OCCASIONAL = {"shadows", "what_ifs"}
 
 
