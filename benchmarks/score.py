@@ -51,7 +51,7 @@ from lumos.config import Recipe, ScoringConfig, override
 from lumos.dates import day_number
 from lumos.serve.accuracy import measure
 from lumos.serve.inputs import is_active, pin
-from lumos.serve.network import Network
+from lumos.serve.network import Network, keep_memory
 from lumos.serve.ranks import Ranks
 from lumos.settings import Settings
 from lumos.tasks import task_scores
@@ -132,6 +132,7 @@ def mornings(sizes: Sequence[int], *, has_forward: bool) -> Figures:
 
 def forward(settings: Settings, recipe: Recipe) -> dict[str, float]:
     """Users a second, and a processor second, of the network alone at its best setting."""
+    keep_memory()  # as scoring does
     champion = _champion(settings, recipe)
     users, num_cores = _active(settings, recipe, _FORWARD_USERS), Ranks.join().num_cores
     best = {"wall": 0.0, "cpu": 0.0}
