@@ -69,8 +69,8 @@ class Network:
 def keep_memory() -> None:
     """Let this process keep the memory that a batch gives back, for the next batch.
 
-    By default glibc returns large blocks to Linux at once, and Linux fills each page with zeros when
-    it is asked for again: a sixth of the processor's time. Elsewhere than under glibc nothing is done.
+    By default glibc returns large blocks to Linux at once, and Linux fills each page with zeros
+    when it is asked for again: a sixth of the processor's time. Without glibc nothing is done.
     """
     mmap_threshold, trim_threshold = -3, -1  # of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
