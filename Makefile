@@ -59,7 +59,7 @@ check: $(READY) ## Format, lint, types, layers: what pre-commit and CI run
 	$(BIN)/lint-imports
 
 test: check $(SPARK) $(MINILAKE) ## Checks first, because they are quick, then the tests
-	$(PY) -m pytest -n 3 --dist loadfile
+	$(PY) -m pytest
 
 # The emulator of Databricks pins what the project does not, so it has an environment of its own.
 $(MINILAKE): tests/databricks/requirements.txt | $(READY)

@@ -6,7 +6,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,6 @@ import pytest
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-if sys.modules["__main__"].__spec__ is None:
-    # In a process of pytest-xdist. PySpark would take it for a doctest of its own, and exit.
-    sys.modules["__main__"].__spec__ = ModuleSpec("__main__", None)
 
 GYM_FOLDER = Path(__file__).resolve().parent / "gym"
 sys.path.insert(0, str(GYM_FOLDER))
