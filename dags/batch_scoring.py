@@ -23,9 +23,10 @@
   one published, or was taken back. Publishing never goes back unless `republish` is ticked, so a
   backfill of old dates scores them and disturbs nobody.
 * Published, and wrong: trigger `retract_scores`.
-* `export`, skipped: nothing was published, or the recipe has no stores. Red: what a store serves
-  stays as it is; a retry goes on where it was. *The gate refused*: what was read back differs; look
-  at the store's memory and eviction, then trigger the date with *Do it again* ticked.
+* `export`, skipped: nothing was published, it has expired by now (an old day in a backfill), or the
+  recipe has no stores. Red: what a store serves stays as it is; a retry goes on where it was. *The
+  gate refused*: what was read back differs; look at the store's memory and eviction, then trigger
+  the date with *Do it again* ticked.
 * `shadow`, skipped: the recipe promotes without shadow days, or there is no challenger beside the
   champion. Red, it disturbs nobody: Pacman reads nothing of it.
 * `promote`, *the gate refused*: the challenger was worse on the days it forecast as a shadow, and

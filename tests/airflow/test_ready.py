@@ -1,11 +1,14 @@
 import asyncio
 import datetime as dt
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 
 import pyarrow as pa
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
+from lumos_airflow.exporting import skip_without_stores
+from lumos_airflow.operators.local import LocalVerbOperator
 from lumos_airflow.operators.ready import TableReadySensor
 from lumos_airflow.publishing import skip_unless_wanted
 from lumos_airflow.triggers.ready import Finding, Partition, TableReadyTrigger, look
@@ -140,7 +143,7 @@ def publishing(date: dt.date, **params) -> dict:
     }
 
 
-def announce(date: dt.date, state: str = "live", version: int = 1) -> None:
+def announce(date: dt.date, state: str = "live", version: int = 1, valid_days: int = 2) -> None:
     """A row of `manifests`, as `publish` and `retract` leave it."""
     recipe = load("complete_journey")
     manifest = Manifest(
@@ -155,7 +158,7 @@ def announce(date: dt.date, state: str = "live", version: int = 1) -> None:
         inputs="{}",
         spread="{}",
         created=dt.datetime(2017, 12, 11, tzinfo=dt.UTC),
-        valid_until=date + dt.timedelta(days=2),
+        valid_until=date + dt.timedelta(days=valid_days),
         reason="a mistake" if state == "retracted" else None,
     )
     schema = tables(recipe)["manifests"].arrow_schema(recipe)
@@ -198,3 +201,30 @@ def test_a_manifest_of_the_future_does_not_have_every_day_skipped(enter):
 def test_publishing_can_be_switched_off(enter):
     with pytest.raises(AirflowSkipException, match="parameter publish is off"):
         skip_unless_wanted(publishing(DAY, publish=False, republish=True))
+
+
+STORES = json.dumps([{"kind": "parquet", "name": "files", "folder": "/somewhere"}])
+
+
+def exporting(*changes: str) -> dict:
+    task = LocalVerbOperator(
+        task_id="export",
+        verb="export",
+        recipe="complete_journey",
+        date=DAY.isoformat(),
+        overrides=json.dumps(changes),
+    )
+    return {"task": task, **publishing(DAY)}
+
+
+def test_scores_are_exported_only_where_the_recipe_has_stores(enter):
+    announce(DAY, valid_days=100_000)
+    with pytest.raises(AirflowSkipException, match=r"publishing\.stores is empty"):
+        skip_without_stores(exporting())
+    skip_without_stores(exporting(f"publishing.stores={STORES}"))
+
+
+def test_a_backfilled_day_whose_scores_have_expired_is_not_exported_and_no_fault(enter):
+    announce(DAY)
+    with pytest.raises(AirflowSkipException, match=r"not exported: .*valid until 2017-12-12"):
+        skip_without_stores(exporting(f"publishing.stores={STORES}"))

@@ -2,7 +2,6 @@ import json
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
-from lumos_airflow.exporting import skip_without_stores
 from lumos_airflow.operators.local import LocalVerbOperator
 from lumos_airflow.shadowing import skip_without_challenger
 
@@ -45,10 +44,3 @@ def test_without_shadow_days_no_machine_is_started_for_a_challenger():
 def test_without_a_challenger_beside_the_champion_nothing_is_started(challenger):
     with pytest.raises(AirflowSkipException, match="no challenger beside version 1"):
         skip_without_challenger(context(WANTED, champion="1", challenger=challenger))
-
-
-def test_published_scores_are_exported_only_where_the_recipe_has_stores():
-    with pytest.raises(AirflowSkipException, match=r"publishing\.stores is empty"):
-        skip_without_stores(context())
-    stores = json.dumps([{"kind": "parquet", "name": "files", "folder": "/somewhere"}])
-    skip_without_stores(context(f"publishing.stores={stores}"))
