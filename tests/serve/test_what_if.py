@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lumos.accio.contract import event_calendar, load_events
@@ -181,6 +181,7 @@ def test_an_edit_changes_its_own_cell_alone(place: int, value: float) -> None:
     days = day_number(date) + np.arange(1, 1 + recipe.horizon_days)
     told = np.arange(2.0 * len(days)).reshape(-1, 2) - 0.5
     events = event_calendar(recipe, days, np.full_like(days, day_number(date)), told)
+    assume(np.float32(value) != np.float32(told[place, 1]))  # Else it is refused: nothing changes.
     day = date + dt.timedelta(days=1 + place)
     imagined = edited(recipe, events, Edits({day: {"open_day": value}}), date)
     first = date + dt.timedelta(days=1)
