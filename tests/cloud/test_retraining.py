@@ -39,7 +39,9 @@ def stage(_aggregated_world: World, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def run(stage: Stage) -> Run:
     """A run amid which the triggerer, then the scheduler with its workers, is killed with -9."""
-    run = stage.airflow.trigger("retraining", date=DATE)
+    # Each epoch reads the lake through the bucket's server, which shares these cores.
+    conf = {"settings": ["training.epochs=15"]}
+    run = stage.airflow.trigger("retraining", date=DATE, conf=conf)
     eventually(lambda: training(stage), 120)
     stage.airflow.crash("triggerer")
     stage.airflow.crash("scheduler")
