@@ -23,7 +23,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from pyarrow import fs
 
 from lumos.accio.storage import filesystem_of
-from lumos.delta import DataFile, add_columns, data_files, open_table
+from lumos.delta import DataFile, add_columns, data_files, has_dictionary, open_table
 from lumos.serve.manifest import Manifest, TamperedScores, files_of, read_manifests
 from lumos.tables import table_uri, tables
 from lumos.verbs import Request
@@ -73,7 +73,11 @@ class Staging:
         system.create_dir(f"{root}/{self.folder}")
         num_rows = 0
         with pq.ParquetWriter(
-            f"{root}/{path}", schema, filesystem=system, compression="zstd"
+            f"{root}/{path}",
+            schema,
+            filesystem=system,
+            compression="zstd",
+            use_dictionary=[field.name for field in schema if has_dictionary(field)],
         ) as writer:
             for rows in parts:
                 num_rows += rows.num_rows
