@@ -1,6 +1,6 @@
 """Seeded runs of the retraining DAG in which everything goes wrong, and what must hold after each.
 
-A test flies a few of them, ``benchmarks.torchrun_ec2`` a hundred and more.
+Used by a dozen tests and by ``benchmarks.torchrun_ec2``, which flies a hundred and more.
 """
 
 import contextlib

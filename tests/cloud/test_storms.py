@@ -1,4 +1,4 @@
-"""A few of the benchmark's storms: whatever goes wrong, the same four things must hold."""
+"""A dozen of the benchmark's storms: whatever goes wrong, the same four things must hold."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 
 from lumos.settings import REPOSITORY
 
-RUNS = 4
+RUNS = 12
 
 
 @pytest.mark.timeout(900)
@@ -30,4 +30,4 @@ def test_no_machine_no_lie_no_lost_state_no_second_command_after_any_storm():
     # What was counted was there: commands at work, faults that struck, and most runs came through.
     assert found["commands"] >= RUNS
     assert found["faults"] > 0
-    assert found["green_runs"] >= RUNS / 2, done.stdout
+    assert found["green_runs"] > RUNS / 2, done.stdout
