@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from lumos.config import override
-from lumos.delta import open_table, predicate, read, replace
+from lumos.delta import data_files, open_table, predicate, read, replace
 from lumos.ledger import require
 from lumos.serve.manifest import Checksum
 from lumos.verbs import BadInput, GateRefused
@@ -243,3 +244,18 @@ def test_a_day_with_two_fifths_of_the_usual_users_is_refused(scored: World) -> N
         scored.run("publish", date=DATES[1])
 
     assert [manifest.as_of for manifest in manifests(scored)] == [DATES[0]]
+
+
+def test_numbers_that_never_repeat_are_written_without_a_dictionary(scored: World) -> None:
+    scored.run("publish")
+    for name, number, text in (
+        ("forecasts", "p_visited", "user_id"),
+        ("scores", "visit_10d", "user_id"),
+    ):
+        place = Path(uri(scored, name))
+        for file in data_files(open_table(str(place))):
+            group = pq.read_metadata(place / file.path).row_group(0)
+            columns = [group.column(at) for at in range(group.num_columns)]
+            is_dictionary = {c.path_in_schema: c.has_dictionary_page for c in columns}
+            assert not is_dictionary[number]
+            assert is_dictionary[text]
