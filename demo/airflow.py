@@ -29,7 +29,9 @@ DAGS = (
     *("embedding", "ab_metrics", "retract_scores"),
 )
 _START_SECONDS = 120
-_BACKFILL_ATTEMPTS = 4
+# Each fails at once where the scheduler writes between its reading and its writing, and takes
+# seconds: together they outlast the rush of an earlier backfill's first tasks.
+_BACKFILL_ATTEMPTS = 12
 
 
 class LocalAirflow(AirflowClient):
