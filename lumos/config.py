@@ -1,11 +1,10 @@
 """What a recipe may say: one frozen, checked object describes a platform and its forecaster.
 
 A recipe names the raw tables, the three SELECTs that map them to the contract tables, the
-activity, event and static columns, the windows, the tasks, and how to train, score, publish
-and experiment. Nothing below this module knows a dataset by name.
+activity, event and static columns, the windows, the tasks, and how to train, score and publish.
+Nothing below this module knows a dataset by name.
 """
 
-import datetime as dt
 import hashlib
 import re
 from collections.abc import Mapping
@@ -22,10 +21,10 @@ from lumos.stores import DynamoDbStore, ParquetStore, RedisStore, StoreConfig
 # A recipe is written with imports from this module alone.
 __all__ = [
     "RESERVED_COLUMNS", "ActivityColumn", "CalibrationConfig", "Config", "DynamoDbStore",
-    "EmbeddingConfig", "EvaluationConfig", "EventColumn", "Experiment", "LossConfig",
-    "ModelConfig", "ParquetStore", "PublishingConfig", "QualityConfig", "RawTable", "Recipe",
-    "RedisStore", "ScoringConfig", "SqlType", "StaticColumn", "StoreConfig", "Task",
-    "TrainingConfig", "Variant", "explain", "override",
+    "EmbeddingConfig", "EvaluationConfig", "EventColumn", "LossConfig", "ModelConfig",
+    "ParquetStore", "PublishingConfig", "QualityConfig", "RawTable", "Recipe", "RedisStore",
+    "ScoringConfig", "SqlType", "StaticColumn", "StoreConfig", "Task", "TrainingConfig",
+    "explain", "override",
 ]  # fmt: skip
 
 
@@ -262,41 +261,6 @@ class CalibrationConfig(Config):
     segment_tolerance: float = Field(default=0.05, ge=0)
 
 
-class Variant(Config):
-    """One arm of an experiment."""
-
-    name: Name
-    weight: float = Field(gt=0)
-
-
-class Experiment(Config):
-    """A running comparison. ``cost`` is the activity column that holds what offers cost."""
-
-    name: Name
-    hypothesis: str
-    variants: tuple[Variant, ...] = Field(min_length=2)
-    start: dt.date
-    planned_days: int = Field(ge=1)
-    cost: Name
-    alpha: float = Field(default=0.05, gt=0, lt=1)
-    srm_alpha: float = Field(default=0.001, gt=0, lt=1)
-    is_simulated_split: bool = Field(
-        default=False, description="an A/A split of data in which nobody was treated"
-    )
-
-    @model_validator(mode="after")
-    def _weights_and_names(self) -> Self:
-        names = [variant.name for variant in self.variants]
-        if len(set(names)) != len(names):
-            msg = f"experiment {self.name}: variants {names} repeat a name"
-            raise ValueError(msg)
-        total = sum(variant.weight for variant in self.variants)
-        if abs(total - 1) > 1e-9:
-            msg = f"experiment {self.name}: weights sum to {total:g}, expected 1"
-            raise ValueError(msg)
-        return self
-
-
 class QualityConfig(Config):
     """Limits of the data-quality suites."""
 
@@ -336,7 +300,6 @@ class Recipe(Config):
     publishing: PublishingConfig = PublishingConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     quality: QualityConfig = QualityConfig()
-    experiments: tuple[Experiment, ...] = ()
 
     @property
     def binary(self) -> tuple[str, ...]:
@@ -358,23 +321,12 @@ class Recipe(Config):
         """Changes whenever any field does."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
-    def experiment(self, name: str) -> Experiment:
-        """The experiment of that name, or a ``KeyError`` that lists the choices."""
-        for experiment in self.experiments:
-            if experiment.name == name:
-                return experiment
-        msg = f"recipe {self.name} has no experiment {name!r}; it has " + (
-            ", ".join(experiment.name for experiment in self.experiments) or "none"
-        )
-        raise KeyError(msg)
-
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for what, names in (
             ("activity, event, calendar and static columns", self._column_names()),
             ("columns of scores", self._score_names()),
             ("raw tables", [table.name for table in self.raw]),
-            ("experiments", [experiment.name for experiment in self.experiments]),
         ):
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:
@@ -432,18 +384,6 @@ class Recipe(Config):
         if self.country is not None and not has_holidays(self.country):
             msg = f"country {self.country!r} has no known holidays; use an ISO code such as 'IN'"
             raise ValueError(msg)
-        return self
-
-    @model_validator(mode="after")
-    def _costs_are_measured(self) -> Self:
-        columns = [column.name for column in self.activity]
-        for experiment in self.experiments:
-            if experiment.cost not in columns:
-                msg = (
-                    f"experiment {experiment.name}: cost={experiment.cost!r} is no activity "
-                    f"column; choose from {columns}"
-                )
-                raise ValueError(msg)
         return self
 
     def _score_names(self) -> list[str]:

@@ -25,14 +25,12 @@ from lumos import presets
 from lumos.config import (
     ActivityColumn,
     EventColumn,
-    Experiment,
     RawTable,
     Recipe,
     SqlType,
     StaticColumn,
     Task,
     TrainingConfig,
-    Variant,
 )
 from lumos.dates import day_number, first_of_window
 from lumos.delta import count_between, open_table, predicate, replace
@@ -119,17 +117,6 @@ def recipe() -> Recipe:
         ),
         model=presets.lumos(),
         training=TrainingConfig(epochs=20, batch_size=32, learning_rate=2e-3, weight_decay=0.0),
-        experiments=(
-            Experiment(
-                name="offers_aa",
-                hypothesis="An A/A split of untreated households: no effect is to be found",
-                variants=(Variant(name="control", weight=0.5), Variant(name="target", weight=0.5)),
-                start=dt.date(2017, 11, 20),
-                planned_days=28,
-                cost="coupon_discount",
-                is_simulated_split=True,
-            ),
-        ),
     )
 
 

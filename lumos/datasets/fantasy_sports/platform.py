@@ -3,13 +3,11 @@
 from lumos.config import (
     ActivityColumn,
     EventColumn,
-    Experiment,
     RawTable,
     Recipe,
     SqlType,
     StaticColumn,
     Task,
-    Variant,
 )
 from lumos.datasets.fantasy_sports.activity import BINARY_COLUMNS, CONTINUOUS_COLUMNS
 from lumos.datasets.fantasy_sports.context import EVENT_COLUMNS
@@ -85,16 +83,6 @@ def recipe() -> Recipe:
             Task(name="deposit_7d", kind="any", column="deposited", window_days=7),
             Task(name="deposits_7d", kind="sum", column="deposits", window_days=7),
             Task(name="minutes_7d", kind="sum", column="session_minutes", window_days=7),
-        ),
-        experiments=(
-            Experiment(
-                name=OFFER_NAME,
-                hypothesis="A larger bonus brings users back: it does, by a known amount",
-                variants=tuple(Variant(name=name, weight=0.5) for name in OFFER_VARIANTS),
-                start=OFFER_START,
-                planned_days=OFFER_DAYS,
-                cost="bonus",
-            ),
         ),
     )
 

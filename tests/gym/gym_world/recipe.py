@@ -7,7 +7,6 @@ from lumos.config import (
     ActivityColumn,
     EvaluationConfig,
     EventColumn,
-    Experiment,
     ModelConfig,
     RawTable,
     Recipe,
@@ -15,7 +14,6 @@ from lumos.config import (
     StaticColumn,
     Task,
     TrainingConfig,
-    Variant,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -120,17 +118,6 @@ def recipe() -> Recipe:
             baseline_margin=0.5,  # ninety members teach a forecaster little
         ),
         scoring=ScoringConfig(active_within_days=120, num_shards=3, batch_size=32),
-        experiments=(
-            Experiment(
-                name="towels_aa",
-                hypothesis="An A/A split: nobody was given a towel",
-                variants=(Variant(name="control", weight=0.5), Variant(name="target", weight=0.5)),
-                start=dt.date(2024, 4, 20),
-                planned_days=28,
-                cost="spend",
-                is_simulated_split=True,
-            ),
-        ),
     )
 
 
