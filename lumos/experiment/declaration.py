@@ -161,7 +161,9 @@ class Experiment(Config):
         """Role and good direction of each metric, the primary first."""
         roles = {"primary": (self.primary,), "secondary": self.secondary}
         roles["guardrail"] = self.guardrails
-        return {each.metric: (role, each.direction) for role, them in roles.items() for each in them}
+        return {
+            each.metric: (role, each.direction) for role, them in roles.items() for each in them
+        }
 
     def day(self, date: dt.date) -> int:
         """1 on the first day."""
