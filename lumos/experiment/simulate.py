@@ -212,6 +212,7 @@ class Found:
     A look without variance has no error: it is infinite here, and its p is 1.
     """
 
+    control: Floats
     effect: Floats
     error: Floats
     low: Floats
@@ -226,8 +227,8 @@ class Found:
 
     @property
     def information(self) -> Floats:
-        """1 / error² of each look, the mean over replays, (L,)."""
-        mean: Floats = (1 / self.error**2).mean(axis=0)
+        """1 / relative error² of each look, the mean over replays, (L,)."""
+        mean: Floats = ((self.control / self.error) ** 2).mean(axis=0)
         return mean
 
 
@@ -261,14 +262,15 @@ def replays(
 
 
 def _found(by_look: Sequence[Sequence[Effect]]) -> Found:
-    rows = np.array([[_row(effect) for effect in look] for look in by_look])  # (L, R, 6)
+    rows = np.array([[_row(effect) for effect in look] for look in by_look])  # (L, R, 7)
     return Found(*rows.transpose(2, 1, 0))
 
 
 def _row(effect: Effect) -> tuple[float | None, ...]:
     if effect.error is None:
-        return (effect.effect, np.inf, -np.inf, np.inf, 1.0, 0.0)
+        return (effect.control, effect.effect, np.inf, -np.inf, np.inf, 1.0, 0.0)
     return (
+        effect.control,
         effect.effect,
         effect.error,
         effect.low,
@@ -319,15 +321,16 @@ def always_valid(found: Found, tau: float, alpha: float) -> Flags:
 
     Args:
         found: At any looks.
-        tau: The size of effects it is tuned to, in the metric's unit.
+        tau: The size of relative effects it is tuned to.
         alpha: P that any look, ever, finds an effect where there is none.
     """
-    reach = [always_valid_reach(each, alpha, tau) for each in found.error.ravel().tolist()]
-    return _any_look(np.abs(found.effect) > np.reshape(reach, found.error.shape))
+    error = np.abs(found.error / np.where(found.control == 0, np.nan, found.control))
+    reach = [always_valid_reach(each, alpha, tau) for each in error.ravel().tolist()]
+    return _any_look(np.abs(found.z) * error > np.reshape(reach, error.shape))
 
 
 def _any_look(finds: Flags) -> Flags:
-    seen: Flags = finds.any(axis=1)
+    seen: Flags = np.asarray(finds.any(axis=1))
     return seen
 
 
@@ -337,8 +340,8 @@ class Rate:
 
     Attributes:
         value: Share of the replays.
-        low: A fair share is below it in one of 200 runs.
-        high: A fair share is above it in one of 200 runs.
+        low: A fair share is below it as rarely as was asked.
+        high: A fair share is above it as rarely.
     """
 
     value: float
@@ -351,9 +354,9 @@ class Rate:
         return self.low <= self.value <= self.high
 
 
-def rate(happened: Flags, chance: float) -> Rate:
-    """The share of replays and the binomial 99% range around the chance that was promised."""
-    low, high = stats.binom.interval(0.99, len(happened), chance)
+def rate(happened: Flags, chance: float, level: float = 0.99) -> Rate:
+    """The share of replays, and the binomial range around the chance that was promised."""
+    low, high = stats.binom.interval(level, len(happened), chance)
     return Rate(float(happened.mean()), low / len(happened), high / len(happened))
 
 
