@@ -41,10 +41,12 @@ class Past:
 
     Attributes:
         num_users: How many could.
-        metrics: By name, of all of them or of a sample of :data:`MOST_USERS`.
+        users: Ids of all of them, or of a sample of :data:`MOST_USERS`; (N,).
+        metrics: By name, of those users in that order.
     """
 
     num_users: int
+    users: Sequence[str]
     metrics: Mapping[str, History]
 
 
@@ -96,7 +98,7 @@ def past(
         found[name] = History(
             since[name][NUMERATOR], since[name].get(DENOMINATOR), {**covariates, **known}
         )
-    return Past(len(users), found)
+    return Past(len(users), sample, found)
 
 
 def longest(spark: SparkSession, request: Request, experiment: Experiment) -> int:
