@@ -131,7 +131,7 @@ def _tiles(found: Review) -> list[tuple[str, str, str]]:
     num_guardrails = len([row for row in found.main if row["role"] == "guardrail"])
     if num_guardrails:
         text = f"{len(found.crossed)} of {num_guardrails}"
-        tiles.append((text, "guardrails crossed", "each morning, however often one looks"))
+        tiles.append((text, "guardrails crossed", "a whole interval on the bad side"))
     return shown + tiles
 
 
@@ -159,13 +159,19 @@ def _course_figures(found: Review) -> _Figures:
         worth=worth,
     )
     told = [_last_look(row) for name in looks if (row := found.newest_look(name))]
-    text = f"Effect on {metric} as it was shown at each look, with its interval. {' '.join(told)}"
+    text = (
+        f"Effect on {metric} at each look; early intervals reach beyond the frame. {' '.join(told)}"
+    )
     bounds = plots.bounds(f"bounds-{experiment.name}", looks, planned_days=experiment.planned_days)
     crossed = sorted({row["day"] for row in found.looks if row["is_crossed"]})
     fate = f"The bound was crossed on day {crossed[0]}." if crossed else "It was not crossed."
     return [
         (effect, text),
-        (bounds, f"The effect over its standard error, against the bound of each look. {fate}"),
+        (
+            bounds,
+            f"The effect over its standard error, against the bound of each look; "
+            f"early bounds lie above the frame. {fate}",
+        ),
     ]
 
 
@@ -194,11 +200,11 @@ def _exposure_figures(found: Review) -> _Figures:
     now = ", ".join(f"{variant} {last.users[variant] or 0:,}" for variant in variants)
     figures = [
         (
-            plots.by_day(f"users-{name}", "users exposed so far", days, count("users")),
+            plots.by_day(f"users-{name}", "exposed so far", days, count("users")),
             f"Users exposed by each day; on the last: {now}.",
         ),
         (
-            plots.by_day(f"new-{name}", "users newly exposed", days, count("new")),
+            plots.by_day(f"new-{name}", "newly exposed", days, count("new")),
             "Users who were exposed on the day itself.",
         ),
     ]
@@ -207,9 +213,7 @@ def _exposure_figures(found: Review) -> _Figures:
         missing = [str(day.number) for day in days if day.is_missing]
         if missing:
             text += f" Missing data, shaded: nobody at all was active on day {', '.join(missing)}."
-        figures.append(
-            (plots.by_day(f"active-{name}", "active users", days, count("active")), text)
-        )
+        figures.append((plots.by_day(f"active-{name}", "active", days, count("active")), text))
     return figures
 
 
@@ -235,7 +239,7 @@ def _daily_figures(found: Review) -> _Figures:
             )
     return [
         (
-            plots.by_day(f"share-{name}", "share active", days, shares, form="{x:.0%}"),
+            plots.by_day(f"share-{name}", "share active", days, shares, form="{x:.0%}", width=5.2),
             "Share of the users exposed by then who were active on each day.",
         ),
         (

@@ -38,6 +38,12 @@ def _of_days(axes: "Axes", planned_days: int) -> Floats:
     return np.arange(1, planned_days + 1, dtype=np.float64)
 
 
+def _legend(axes: "Axes") -> None:
+    """Beside the title, where no line can be below it."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2,
+                handlelength=1.4, columnspacing=1.2)  # fmt: skip
+
+
 def cumulative(
     name: str,
     looks: Mapping[str, Sequence[Row]],
@@ -70,13 +76,24 @@ def cumulative(
             )
             paint = COLOURS[colour]
             axes.fill_between(days, low, high, color=paint, alpha=0.16, linewidth=0)
-            axes.vlines(days, low, high, color=paint, alpha=0.55, linewidth=0.9)
+            axes.vlines(days, low, high, color=paint, alpha=0.35, linewidth=0.9)
             axes.plot(days, middle, color=paint, linewidth=1.6, marker="o", markersize=3.5,
                       label=variant)  # fmt: skip
-        axes.set(title=f"effect on {metric} since the start")
+        axes.set(title=f"effect on {metric} since the start", ylim=_later_reach(looks, worth))
         if len(looks) > 1:
-            axes.legend(loc="best")
+            _legend(axes)
     return drawn.svg
+
+
+def _later_reach(looks: Mapping[str, Sequence[Row]], worth: float | None) -> tuple[float, float]:
+    """Limits for the later half of the looks: the first intervals would flatten all the rest."""
+    ends = [0.0, worth or 0.0]
+    for rows in looks.values():
+        ends += [row["effect"] for row in rows if row["effect"] is not None]
+        for row in rows[len(rows) // 2 :]:
+            ends += [row[what] for what in ("low", "high") if row[what] is not None]
+    margin = 0.15 * (max(ends) - min(ends)) or 1.0
+    return min(ends) - margin, max(ends) + margin
 
 
 def bounds(name: str, looks: Mapping[str, Sequence[Row]], *, planned_days: int) -> str:
@@ -104,7 +121,7 @@ def bounds(name: str, looks: Mapping[str, Sequence[Row]], *, planned_days: int) 
         axes.set_ylim(0, max(4.5, 1.25 * top))
         axes.set(title="distance from no effect, in standard errors")
         if len(looks) > 1:
-            axes.legend(loc="best")
+            _legend(axes)
     return drawn.svg
 
 
@@ -115,9 +132,10 @@ def by_day(
     series: Mapping[str, Sequence[float]],
     *,
     form: str = "{x:,.0f}",
+    width: float = 3.7,
 ) -> str:
     """A line per variant, the control first; days that are taken for missing data are shaded."""
-    with drawing(name, 3.7, 2.5) as drawn:
+    with drawing(name, width, 2.5) as drawn:
         axes = drawn.axes
         numbers = _of_days(axes, len(days))
         colours = chain([_CONTROL], cycle(_TREATMENTS))
@@ -126,16 +144,10 @@ def by_day(
                       marker="o", markersize=2.5)  # fmt: skip
         _shade_missing(axes, days)
         axes.set(title=title)
-        _from_nothing(axes)
+        axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(form)
-        axes.legend(loc="lower right", ncols=2)
+        _legend(axes)
     return drawn.svg
-
-
-def _from_nothing(axes: "Axes") -> None:
-    """Zero at the bottom, and room for the legend below the lines."""
-    axes.set_ylim(bottom=0)
-    axes.set_ylim(top=axes.get_ylim()[1] * 1.02)
 
 
 def _shade_missing(axes: "Axes", days: Sequence[Day]) -> None:
@@ -149,7 +161,7 @@ def difference(
     name: str, title: str, days: Sequence[Day], differences: Mapping[str, Floats]
 ) -> str:
     """Treatment less control on each day alone, and the means of the first and second half."""
-    with drawing(name, 3.7, 2.5) as drawn:
+    with drawing(name, 5.2, 2.5) as drawn:
         axes = drawn.axes
         numbers = _of_days(axes, len(days))
         axes.axhline(0, color=COLOURS["muted"], linewidth=0.9)
@@ -169,7 +181,7 @@ def difference(
         _shade_missing(axes, days)
         axes.set(title=title, ylabel="percentage points")
         if len(differences) > 1:
-            axes.legend(loc="best")
+            _legend(axes)
     return drawn.svg
 
 

@@ -23,6 +23,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     environment.filters |= {
         "figures": figures,
         "signed": signed,
+        "probability": probability,
         "percent": percent,
         "day": day,
     }
@@ -43,8 +44,17 @@ def figures(value: float | None) -> str:
 
 
 def signed(value: float | None) -> str:
-    """As :func:`figures`, with its sign."""
-    return "-" if value is None else f"{'+' if value > 0 else ''}{figures(value)}"
+    """Three significant figures with a sign, so that a column of them is even."""
+    if value is None:
+        return "-"
+    return f"{value:+#.3g}".replace("-", _MINUS, value < 0).removesuffix(".")
+
+
+def probability(value: float | None) -> str:
+    """A p-value; what is too small to be told apart is said to be so."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
 
 
 def percent(value: float | None) -> str:

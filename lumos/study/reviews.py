@@ -212,10 +212,9 @@ class Review:
     def verdict(self) -> Verdict:
         """In plain words."""
         if self.is_split_broken:
-            counts = ", ".join(f"{share.users:,} {share.variant}" for share in self.split)
             headline = (
-                f"The split is broken: {counts} is too far from the declared weights, so no effect "
-                "of this experiment can be believed and none is shown."
+                "The split is broken, so no effect of this experiment can be believed and none "
+                "is shown."
             )
             return self._verdict("bad", headline, "Find the lost or doubled users first.")
         told = [f"{self._advice(row['variant'])} {self._effect(row)}" for row in self.primary]

@@ -206,7 +206,7 @@ def effect_rows() -> list[dict[str, Any]]:
     earlier = [
         primary | {"as_of": look["as_of"], "effect": look["effect"]} for look in look_rows()[:-1]
     ]
-    earlier[LATE - 1]["effect"] = 0.01234
+    earlier[LATE - 1]["effect"] = 0.01435
     compared = [
         primary | {"adjust": name, "is_declared": False, "variance_reduction": share,
                    "error": primary["error"] * math.sqrt((1 - share) / 0.69)}
