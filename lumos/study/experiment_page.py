@@ -212,7 +212,7 @@ def _exposure_figures(found: Review) -> _Figures:
         text = "Exposed users who were active on the day."
         missing = [str(day.number) for day in days if day.is_missing]
         if missing:
-            text += f" Missing data, shaded: nobody at all was active on day {', '.join(missing)}."
+            text += f" Missing data is shaded: day {', '.join(missing)}."
         figures.append((plots.by_day(f"active-{name}", "active", days, count("active")), text))
     return figures
 

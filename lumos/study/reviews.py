@@ -72,7 +72,9 @@ class Day:
 
     @property
     def is_missing(self) -> bool:
-        """Nobody was active in any variant, though somebody could have been."""
+        """It has no rows, or nobody in any variant was active though somebody could have been."""
+        if None in self.users.values():
+            return True
         return any(self.users.values()) and not any(self.active.values())
 
     def share(self, variant: str) -> float:

@@ -124,11 +124,15 @@ def test_a_morning_without_a_look_is_a_gap_and_is_said(trial: Told, trial_page: 
 
 def test_a_day_on_which_nobody_at_all_was_active_is_missing_data(trial: Told) -> None:
     page = reviewed(trial)
-    assert f"active on day {NO_DATA} (2024-05-02)" in text_of(page, "data")
+    assert f"on day {NO_DATA} (2024-05-02)." in text_of(page, "data")
     rows = outcome_rows()
     rows[2 * NO_DATA - 1]["num_active"] = 3
+    for row in rows[:2]:  # nobody was there yet who could have been active
+        row |= {"num_users": 0, "num_new": 0, "num_active": 0}
     trial.put("outcomes", rows)
     assert "Missing data" not in reviewed(trial)
+    trial.put("outcomes", rows[:6] + rows[8:])
+    assert "on day 4 (2024-04-23)." in text_of(reviewed(trial), "data")
 
 
 def test_the_effect_early_and_late_stand_side_by_side(trial_page: str) -> None:
@@ -147,8 +151,9 @@ def test_the_effect_early_and_late_stand_side_by_side(trial_page: str) -> None:
 
 
 def test_a_broken_split_turns_the_task_red_and_leaves_no_effect_on_the_page(drawn: Told) -> None:
-    broken = {"srm_p_value": 3.1e-5, "num_treatment": 9_482, "rule": "none"}
-    drawn.put("effects", [row | HIDDEN | broken for row in effect_rows()])
+    broken = {"srm_p_value": 3.1e-5, "num_treatment": 9_482}
+    # Not even where the table has them: the page must hide them by itself.
+    drawn.put("effects", [row | broken for row in effect_rows()])
     drawn.put("metrics", [check_row("srm_p_value", "sample ratio broken: so many", "critical")])
     with pytest.raises(GateRefused, match=r"towels: sample ratio broken: so many \(see .*html\)"):
         drawn.run("review")
