@@ -213,11 +213,11 @@ def compare(
             nothing and does no harm.
 
     Raises:
-        ValueError: Variants that were measured differently, an unknown covariate, or nothing to
-            divide by.
+        ValueError: Variants that were measured differently, what is no covariate of theirs, or
+            nothing to divide by.
     """
     names = control.names
-    if treatment.names != names or not set(adjust) <= set(names):
+    if treatment.names != names or not set(adjust) <= {*names} - {ONE, NUMERATOR, DENOMINATOR}:
         msg = f"cannot compare {names} and {treatment.names}, adjusted for {list(adjust)}"
         raise ValueError(msg)
     if not (control.has_ratio and treatment.has_ratio):
@@ -275,7 +275,8 @@ def _effect(
 
     error = math.sqrt(variance)
     absolute = (error, difference - reach * error, difference + reach * error, p_value(error))
-    reduction = 1 - variance / sum(plain.variance or 0.0 for plain in unadjusted)
+    before = sum(plain.variance or 0.0 for plain in unadjusted)
+    reduction = 1 - variance / before if before else 0.0
     if ratio is None or relative is None:
         return Effect(*known, *absolute, variance_reduction=reduction)
     spread = math.sqrt(treatment.variance + ratio**2 * control.variance)

@@ -366,6 +366,8 @@ def test_what_was_measured_differently_is_not_compared() -> None:
         compare(plain, adjusted, alpha=0.05)
     with pytest.raises(ValueError, match=r"adjusted for \['b'\]"):
         compare(adjusted, adjusted, alpha=0.05, adjust=["b"])
+    with pytest.raises(ValueError, match=r"adjusted for \['numerator'\]"):
+        compare(adjusted, adjusted, alpha=0.05, adjust=[NUMERATOR])
     with pytest.raises(ValueError, match="do not add up"):
         plain + adjusted
     with pytest.raises(ValueError, match="needs users"):
