@@ -67,7 +67,7 @@ class Moments:
             msg = f"sums of products must be symmetric, not {matrix.tolist()} of {self.names}"
             raise ValueError(msg)
         if matrix[0, 0] < 1:
-            msg = f"a variant needs users, not {matrix[0, 0]:g}"
+            msg = f"a variant needs users, not {matrix[0, 0]:g} users"
             raise ValueError(msg)
 
     @classmethod
