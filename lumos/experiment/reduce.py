@@ -131,18 +131,18 @@ def run_metric(spark: SparkSession, metric: Metric) -> DataFrame:
     """
     try:
         frame = spark.sql(metric.text)
+        values = [name for name in frame.columns if name != "user_id"]
+        numbers = frame.withColumns({name: F.col(name).cast("double") for name in values})
     except (AnalysisException, ParseException) as error:
         msg = f"{metric.path} cannot be run: {str(error).splitlines()[0]}"
         raise BadInput(msg) from error
-    wanted = {"user_id", NUMERATOR}
-    if not wanted <= set(frame.columns) <= wanted | {DENOMINATOR}:
+    if not {NUMERATOR, "user_id"} <= set(frame.columns) <= {NUMERATOR, DENOMINATOR, "user_id"}:
         msg = (
             f"{metric.path} returns {', '.join(frame.columns)}; expected user_id, numerator and, "
             "for a ratio, denominator"
         )
         raise BadInput(msg)
-    values = [name for name in (NUMERATOR, DENOMINATOR) if name in frame.columns]
-    return frame.select("user_id", *(F.col(name).cast("double").alias(name) for name in values))
+    return numbers
 
 
 def reduced(

@@ -3,6 +3,7 @@
 import datetime as dt
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -39,7 +40,7 @@ def visits(seed: int = 5) -> dict[tuple[str, dt.date], float]:
         (user, START + n * DAY): round(float(random.gamma(1, 3)), 2)
         for user in USERS
         for n in range(-3, 12)
-        if random.random() < 0.4
+        if random.random() < (0.4 if int(user[2:4]) % 3 else 0.08)
     }
 
 
@@ -86,6 +87,10 @@ def test_a_cost_from_before_its_column_came_is_zero(lake: Lake, tmp_path: Path) 
         assert lake.rows(name) == other.rows(name)
 
 
+def declared_effects(lake: Lake) -> list[dict[str, Any]]:
+    return [row for row in lake.rows("effects") if row["is_declared"]]
+
+
 def per_user(metric: str, first: int, last: int) -> dict[str, tuple[float, float]]:
     """Numerator and denominator of each user over days since the start, in plain Python."""
     found = {}
@@ -128,8 +133,9 @@ def test_effects_are_what_numpy_says_of_the_same_users(measured: Lake, metric: s
         for row in measured.rows("effects")
         if row["metric"] == metric and row["segment"] == "all" and row["adjust"] == "pre_period"
     )
-    for name in ("control", "treatment", "effect", "error", "relative", "variance_reduction"):
-        assert row[name] == pytest.approx(getattr(expected, name), rel=1e-6), name
+    names = ("control", "treatment", "effect", "error", "relative", "variance_reduction")
+    found = {name: row[name] for name in names}
+    assert found == pytest.approx({name: getattr(expected, name) for name in names}, abs=1e-9)
     assert row["low"] < row["effect"] < row["high"]
     assert row["num_control"] + row["num_treatment"] == len(USERS)
 
@@ -228,7 +234,7 @@ def test_what_was_shown_stays_when_late_data_changes_an_old_day(lake: Lake) -> N
     lake.run("measure", between)
 
     assert lake.rows("looks") == shown
-    now = {row["as_of"]: row for row in lake.rows("effects") if row["metric"] == "dau"}
+    now = {row["as_of"]: row for row in declared_effects(lake) if row["metric"] == "dau"}
     assert now[early]["effect"] != shown[0]["effect"]
     assert now[early]["rule"] == "group_sequential"  # held to the bound that the look had
     assert now[between]["rule"] == "always_valid"  # nobody looked on that morning
@@ -291,10 +297,10 @@ def test_an_experiment_of_one_day_ends_with_plain_answers(lake: Lake) -> None:
         experiment(planned_days=1, secondary=({"metric": "active_days", "direction": "up"},))
     )
     users = {f"u{n:03d}": START for n in range(100)}
-    lake.activity({(user, START): 1.0 for user in list(users)[::3]}, START)
+    lake.activity({(user, START): 1.0 for user in list(users)[::5]}, START)
     lake.run_with_users("assign", users, START)
     lake.run("measure", START)
-    rules = {row["metric"]: row for row in lake.rows("effects")}
+    rules = {row["metric"]: row for row in declared_effects(lake)}
     assert rules["dau"]["rule"] == "group_sequential"
     assert rules["active_days"]["rule"] == "fixed"
     assert rules["active_days"]["p_adjusted"] == rules["active_days"]["p_value"]
@@ -330,7 +336,7 @@ def test_activity_before_a_users_exposure_counts_for_nobody_and_is_told(measured
 @pytest.mark.parametrize(
     ("sql", "complaint"),
     [
-        ("SELECT user_id, day AS numerator FROM user_days", "odd.sql.*cannot be run"),
+        ("SELECT user_id, day AS numerator FROM user_days", r"odd\.sql cannot be run.*DATE"),
         ("SELECT user_id, coins AS numerator FROM user_days", r"odd\.sql cannot be run"),
         ("SELECT user_id, 1 AS value FROM user_days", "expected user_id, numerator and"),
         ("SELECT user_id, cost AS numerator FROM user_days", "more than one row for a user"),
