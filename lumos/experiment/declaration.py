@@ -94,7 +94,7 @@ class Step(Config):
 
 
 class Experiment(Config):
-    """What is compared, for whom, by which metric, until when; see docs/experiment.md.
+    """What is compared, for whom, by which metric, until when; see docs/ab-tests.md.
 
     ``columns`` names activity columns for the metrics: ``{"cost": "coupon_discount"}`` lets every
     metric say ``cost``. ``minimum_effect`` is the relative change of the primary metric that is
