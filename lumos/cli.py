@@ -164,7 +164,7 @@ VERBS: Mapping[str, Verb] = {
         "lumos.experiment.assignment:assign", "assign users to variants", (_EXPERIMENT,)
     ),
     "measure": Verb(
-        "lumos.experiment.metrics:measure", "outcomes and effects of an experiment", (_EXPERIMENT,)
+        "lumos.experiment.measure:measure", "outcomes and effects of an experiment", (_EXPERIMENT,)
     ),
     "review": Verb(
         "lumos.study.experiment_page:review",

@@ -1,15 +1,25 @@
 """Who is in which variant: a stable hash decides, and the table `exposures` remembers.
 
-The variant of a user is a pure function of the experiment's name and the user's id, so that any
-service (an offers engine, a phone app) can compute it for itself: the first 8 bytes of
-``sha256("<experiment>|<user_id>")``, big-endian, modulo 10,000, against the cumulated weights.
-The table only ever grows: a user stays in the variant that was logged first, even if somebody
-edits the weights of a running experiment, and a rerun of an older date takes nothing away.
+Everything is a pure function of the declaration and the user's id, so that any service (an offers
+engine, a phone app) can compute it for itself: the first 8 bytes of ``sha256("<salt>|<user_id>")``,
+big-endian, modulo 10,000, is the user's bucket. The salts are independent questions:
+
+* ``<experiment>`` against the cumulated weights: the variant;
+* ``<experiment>|ramp`` against the ramp's share: whether the user takes part yet. A larger share
+  adds users and moves nobody;
+* ``layer|<layer>`` within the experiment's buckets of the layer: experiments of one layer whose
+  buckets do not meet share no user;
+* ``holdout|<holdout>`` against its share: users who are kept out of all of them.
+
+The table only ever grows: a user stays in the variant that was logged first, and a rerun of an
+older date takes nothing away. Users who do not count (in two variants, exposed before the start)
+stay in it with the reason, so that they are counted and nobody has to wonder.
 """
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
@@ -17,17 +27,28 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from numpy.typing import NDArray
+from pyspark.sql import SparkSession
 
 from lumos import ledger
-from lumos.config import Experiment, Recipe
-from lumos.delta import open_table, predicate, read
+from lumos.config import Recipe
+from lumos.delta import add_columns, open_table, predicate, read
+from lumos.experiment.declaration import (
+    NUM_BUCKETS,
+    Experiment,
+    freeze,
+    nothing_runs,
+    running,
+)
+from lumos.experiment.logs import beside, eligible_users, logged_exposures
+from lumos.experiment.views import pinned_views
 from lumos.settings import Settings
 from lumos.tables import table_uri, tables
-from lumos.verbs import BadInput, Report, Request, TableWritten
+from lumos.verbs import Report, Request, TableWritten
 
 log = logging.getLogger(__name__)
 
-NUM_BUCKETS = 10_000
+TWO_VARIANTS = "in two variants"
+TOO_EARLY = "exposed before the start"
 _COMMIT_ATTEMPTS = 8
 
 
@@ -69,65 +90,105 @@ def _edges(experiment: Experiment) -> NDArray[np.int64]:
     return edges
 
 
+def exposed_from(
+    user_ids: Sequence[str], registered_on: NDArray[np.datetime64], experiment: Experiment
+) -> NDArray[np.datetime64]:
+    """The first day on which each user takes part; ``NaT`` for those who do not.
+
+    Args:
+        user_ids: N ids.
+        registered_on: ``datetime64[D]`` of shape (N,).
+        experiment: The declaration.
+
+    Returns:
+        ``datetime64[D]`` of shape (N,): the start, the day of registration, or the first step of
+        the ramp that takes the user in, whichever comes last.
+    """
+    first = np.maximum(registered_on, np.datetime64(experiment.start, "D"))
+    if experiment.ramp:
+        place = buckets_of(user_ids, f"{experiment.name}|ramp")
+        ends = [round(step.share * NUM_BUCKETS) for step in experiment.ramp]
+        days = np.array([*(step.day for step in experiment.ramp), None], "datetime64[D]")
+        first = np.maximum(first, days[np.searchsorted(ends, place, side="right")])
+    if experiment.layer is not None:
+        place = buckets_of(user_ids, f"layer|{experiment.layer.name}")
+        low, high = experiment.layer.buckets
+        first[(place < low) | (place >= high)] = None
+    if experiment.holdout is not None:
+        place = buckets_of(user_ids, f"holdout|{experiment.holdout.name}")
+        first[place < round(experiment.holdout.share * NUM_BUCKETS)] = None
+    return first
+
+
 def assign(request: Request) -> Report:
-    """Expose every user registered by the business date to the running experiments.
+    """Expose users to the experiments that run on the business date.
 
     Raises:
-        BadInput: An unknown experiment, one that has not started, or no users table yet.
+        BadInput: An unknown experiment, one that does not run on the date or whose file has
+            changed, a SELECT that is at fault, or no users table yet.
     """
     experiments = running(request)
     if not experiments:
-        return request.report(details={"note": no_experiments(request.recipe)})
-    users = ledger.require(
-        request.settings,
-        request.recipe,
-        "users",
-        request.date,
-        remedy=f"Run lumos aggregate --date {request.date} first.",
-    )
-    inputs: dict[str, int | str] = {"users": users.version}
+        return request.report(details={"note": nothing_runs(request)})
+    freeze(request, experiments)
+    needed = ["users"]
+    if any(experiment.eligible or experiment.exposures for experiment in experiments):
+        needed.append("activity")
+    versions = {
+        table: ledger.require(
+            request.settings,
+            request.recipe,
+            table,
+            request.date,
+            remedy=f"Run lumos aggregate --date {request.date} first.",
+        ).version
+        for table in needed
+    }
+    inputs: dict[str, int | str] = {**versions, "experiments": digest(request, experiments)}
     if done := ledger.already_done(request, "exposures", inputs):
         return done
-    registered = _registered(request, users.version)
-    version, rows, metrics = 0, 0, {}
-    for experiment in experiments:
-        version = _keep(request.settings, request.recipe, _exposures(registered, experiment))
-        exposed = _exposed_by(request, experiment, version)
-        rows += exposed.num_rows
-        for variant in experiment.variants:
-            count = pc.sum(pc.equal(exposed["variant"], variant.name)).as_py() or 0
-            metrics[f"{experiment.name}.num_users.{variant.name}"] = float(count)
+    registered = _registered(request, versions["users"])
+    rows, version = 0, 0
+    metrics: dict[str, float | None] = {}
+    notes: list[str] = []
+    # Spark is started for declarations that bring SQL; a hash needs none.
+    with pinned_views(request, versions) if len(needed) > 1 else nullcontext(None) as spark:
+        for experiment in experiments:
+            exposures, said = _exposures(request, registered, experiment, spark)
+            version = _keep(request.settings, request.recipe, exposures)
+            notes += said
+            exposed = _exposed_by(request, experiment, version)
+            rows += exposed.num_rows
+            counted = exposed.filter(pc.is_null(exposed["excluded"]))
+            for variant in experiment.variants:
+                count = pc.sum(pc.equal(counted["variant"], variant.name)).as_py() or 0
+                metrics[f"{experiment.name}.num_users.{variant.name}"] = float(count)
+            for reason in (TWO_VARIANTS, TOO_EARLY):
+                count = pc.sum(pc.equal(exposed["excluded"], reason)).as_py() or 0
+                if count:
+                    notes.append(f"{experiment.name}: {count:,} users do not count, {reason}")
+    for note in notes:
+        log.warning("%s", note)
     report = request.report(
         tables=(TableWritten(table="exposures", version=version, rows=rows),),
         metrics=metrics,
-        details={"experiments": [experiment.name for experiment in experiments]},
+        details={"experiments": [experiment.name for experiment in experiments], "notes": notes},
     )
     first = min(experiment.start for experiment in experiments)
     return ledger.record(request, report, inputs=inputs, first_day=first)
 
 
-def running(request: Request) -> tuple[Experiment, ...]:
-    """The experiment asked for, or all that have started, which may be none.
-
-    Raises:
-        BadInput: No such experiment, or the one asked for starts after the business date.
-    """
-    recipe, name = request.recipe, request.options.get("experiment") or None
-    try:
-        asked = recipe.experiments if name is None else (recipe.experiment(name),)
-    except KeyError as error:
-        raise BadInput(str(error.args[0])) from error
-    started = tuple(experiment for experiment in asked if experiment.start <= request.date)
-    if name is not None and not started:
-        starts = ", ".join(f"{experiment.name} on {experiment.start}" for experiment in asked)
-        msg = f"nothing to do for {request.date}: {starts} has yet to start; use a later --date"
-        raise BadInput(msg)
-    return started
-
-
-def no_experiments(recipe: Recipe) -> str:
-    """What a verb of this room says of a recipe that compares nothing."""
-    return f"recipe {recipe.name} has no experiments: nothing to assign or measure"
+def digest(request: Request, experiments: Sequence[Experiment], texts: Iterable[str] = ()) -> str:
+    """Changes whenever a declaration does, a file that it names, or one of the texts."""
+    found = hashlib.sha256()
+    for experiment in experiments:
+        found.update(experiment.model_dump_json().encode())
+        for name in (experiment.eligible, experiment.exposures, experiment.excluded):
+            if name:
+                found.update(beside(request, experiment, name).read_bytes())
+    for text in texts:
+        found.update(text.encode())
+    return found.hexdigest()[:16]
 
 
 def _registered(request: Request, version: int) -> pa.Table:
@@ -145,17 +206,71 @@ def _registered(request: Request, version: int) -> pa.Table:
     return first.rename_columns(["user_id", "registered_on"]).sort_by("user_id")
 
 
-def _exposures(registered: pa.Table, experiment: Experiment) -> pa.Table:
-    start = pa.scalar(experiment.start)
-    variants = variant_of(registered["user_id"].to_pylist(), experiment)
-    return pa.table(
+def _exposures(
+    request: Request, registered: pa.Table, experiment: Experiment, spark: SparkSession | None
+) -> tuple[pa.Table, list[str]]:
+    """Rows of the table for whoever takes part by the business date, and what to say of others."""
+    notes: list[str] = []
+    ids = registered["user_id"].cast(pa.string())
+    days = registered["registered_on"].to_numpy().astype("datetime64[D]")
+    first = exposed_from(ids.to_pylist(), days, experiment)
+    if experiment.excluded is not None:
+        text = beside(request, experiment, experiment.excluded).read_text(encoding="utf-8")
+        listed = pa.array([line.strip() for line in text.splitlines() if line.strip()], pa.string())
+        first[pc.is_in(ids, listed).to_numpy()] = None
+        unknown = len(listed) - (pc.sum(pc.is_in(listed, ids)).as_py() or 0)
+        if unknown:
+            notes.append(f"{experiment.name}: {unknown:,} of {experiment.excluded} are no users")
+    if experiment.eligible is not None:
+        assert spark is not None
+        eligible = eligible_users(request, spark, experiment, experiment.eligible)
+        # Who takes part already stays, eligible or not: to leave out those who changed would bias.
+        first[~pc.is_in(ids, eligible).to_numpy()] = None
+    table = pa.table(
         {
-            "experiment": pa.array([experiment.name] * registered.num_rows, pa.string()),
-            "user_id": registered["user_id"].cast(pa.string()),
-            "variant": pa.array(variants, pa.string()),
-            "exposed_on": pc.max_element_wise(registered["registered_on"], start),
+            "experiment": pa.array([experiment.name] * len(ids), pa.string()),
+            "user_id": ids,
+            "variant": pa.array(variant_of(ids.to_pylist(), experiment), pa.string()),
+            "exposed_on": pa.array(first, pa.date32()),
+            "excluded": pa.nulls(len(ids), pa.string()),
         }
     )
+    if experiment.exposures is not None:
+        assert spark is not None
+        logged, said = logged_exposures(request, spark, experiment, experiment.exposures)
+        table, notes = _met(table, logged, experiment), notes + said
+        strangers = pc.sum(pc.invert(pc.is_in(logged["user_id"], ids))).as_py() or 0
+        if strangers:
+            notes.append(f"{experiment.name}: {strangers:,} users of the log are not registered")
+    taking_part = pc.fill_null(pc.less_equal(table["exposed_on"], pa.scalar(request.date)), False)
+    return table.filter(taking_part), notes
+
+
+def _met(table: pa.Table, logged: pa.Table, experiment: Experiment) -> pa.Table:
+    """Triggered analysis: only those who met the change, from the day on which they did."""
+    joined = table.join(logged.cast(_LOG), "user_id", join_type="inner").sort_by("user_id")
+    start = pa.scalar(experiment.start)
+    other = pc.or_kleene(
+        pc.not_equal(joined["seen"], joined["variant"]),
+        pc.not_equal(joined["also"], joined["variant"]),
+    )
+    early = pc.less(joined["first_day"], start)
+    reason = pc.if_else(
+        pc.fill_null(other, False), TWO_VARIANTS, pc.if_else(early, TOO_EARLY, None)
+    )
+    met = pc.max_element_wise(joined["exposed_on"], joined["since"], start, skip_nulls=True)
+    # Nobody takes part who does not by the hash, whatever the log says.
+    day = pc.if_else(pc.is_null(joined["exposed_on"]), None, met)
+    columns = [joined["experiment"], joined["user_id"], joined["variant"], day]
+    return pa.table([*columns, reason.cast(pa.string())], names=table.column_names)
+
+
+_LOG = pa.schema(
+    [
+        ("user_id", pa.string()), ("first_day", pa.date32()), ("since", pa.date32()),
+        ("seen", pa.string()), ("also", pa.string()),
+    ]
+)  # fmt: skip
 
 
 def _keep(settings: Settings, recipe: Recipe, exposed: pa.Table) -> int:
@@ -169,6 +284,8 @@ def _keep(settings: Settings, recipe: Recipe, exposed: pa.Table) -> int:
     """
     declared = tables(recipe)["exposures"]
     uri = table_uri(settings, recipe, "exposures")
+    if open_table(uri) is not None:
+        add_columns(uri, declared.arrow_schema(recipe))
     for attempt in range(_COMMIT_ATTEMPTS):
         table = open_table(uri) or DeltaTable.create(
             uri,
@@ -187,7 +304,12 @@ def _keep(settings: Settings, recipe: Recipe, exposed: pa.Table) -> int:
                     source_alias="s",
                     target_alias="t",
                 )
-                .when_matched_update({"exposed_on": "s.exposed_on"}, "s.exposed_on < t.exposed_on")
+                .when_matched_update(
+                    {
+                        "exposed_on": "least(s.exposed_on, t.exposed_on)",
+                        "excluded": "coalesce(t.excluded, s.excluded)",
+                    }
+                )
                 .when_not_matched_insert_all()
                 .execute()
             )
@@ -201,19 +323,23 @@ def _keep(settings: Settings, recipe: Recipe, exposed: pa.Table) -> int:
 
 
 def _news(table: DeltaTable, exposed: pa.Table) -> pa.Table:
-    """The rows of ``exposed`` that are new, or earlier than what the table has."""
+    """The rows of ``exposed`` that are new, earlier than what the table has, or excluded by now."""
     names = pc.unique(exposed["experiment"]).to_pylist()
     if not names:
         return exposed
     known = pa.table(
-        table.scan(columns=["user_id", "exposed_on"], predicate=predicate(experiment=names[0]))
+        table.scan(
+            columns=["user_id", "exposed_on", "excluded"], predicate=predicate(experiment=names[0])
+        )
     )
-    known = known.rename_columns(["user_id", "known_on"]).cast(
-        pa.schema([("user_id", pa.string()), ("known_on", pa.date32())])
+    known = known.rename_columns(["user_id", "known_on", "known_as"]).cast(
+        pa.schema([("user_id", pa.string()), ("known_on", pa.date32()), ("known_as", pa.string())])
     )
     joined = exposed.join(known, "user_id", join_type="left outer")
+    is_excluded = pc.and_(pc.is_valid(joined["excluded"]), pc.is_null(joined["known_as"]))
     is_news = pc.or_kleene(
-        pc.is_null(joined["known_on"]), pc.less(joined["exposed_on"], joined["known_on"])
+        pc.or_(pc.is_null(joined["known_on"]), is_excluded),
+        pc.less(joined["exposed_on"], joined["known_on"]),
     )
     return joined.filter(is_news).select(exposed.column_names).sort_by("user_id")
 

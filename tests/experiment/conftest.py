@@ -1,18 +1,20 @@
 """A lake with users and activity written straight into the contract tables: no raw data needed."""
 
 import datetime as dt
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pytest
 
 from lumos import ledger
 from lumos.cli import VERBS, run
-from lumos.config import Experiment, Recipe, Variant
+from lumos.config import Recipe
 from lumos.delta import read, replace
+from lumos.experiment.declaration import Experiment, Variant
 from lumos.recipes import load
 from lumos.settings import Settings
 from lumos.tables import table_uri, tables
@@ -28,14 +30,38 @@ def experiment(**changes: Any) -> Experiment:
         "variants": (Variant(name="control", weight=0.5), Variant(name="target", weight=0.5)),
         "start": START,
         "planned_days": 28,
-        "cost": "spend",
+        "primary": {"metric": "dau", "direction": "up"},
+        "guardrails": ({"metric": "offer_cost", "direction": "down"},),
+        "columns": {"cost": "spend"},
+        "minimum_effect": 0.1,
+        "adjust": "none",
     }
     return Experiment.model_validate(fields | changes)
 
 
-def gym_with(*experiments: Experiment) -> Recipe:
+def as_toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {as_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def declare(folder: Path, *experiments: Experiment) -> None:
+    """These files in the recipe's folder of experiments, and no others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.toml"):
+        path.unlink()
+    for each in experiments:
+        fields = each.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+        lines = (f"{key} = {as_toml(value)}\n" for key, value in fields.items())
+        (folder / f"{each.name}.toml").write_text("".join(lines), encoding="utf-8")
+
+
+def gym_in(sql: Path) -> Recipe:
+    """The gym with a folder of SQL of its own: its experiments, and perhaps metrics."""
     recipe = load("gym_world.recipe:recipe").model_dump()
-    return Recipe.model_validate({**recipe, "experiments": experiments})
+    return Recipe.model_validate({**recipe, "sql": str(sql)})
 
 
 @dataclass
@@ -44,8 +70,18 @@ class Lake:
     recipe: Recipe
 
     @classmethod
-    def at(cls, home: Path, recipe: Recipe) -> "Lake":
-        return cls(Settings.from_environment({"LUMOS_HOME": str(home)}), recipe)
+    def at(cls, home: Path, *experiments: Experiment) -> Self:
+        lake = cls(Settings.from_environment({"LUMOS_HOME": str(home)}), gym_in(home / "sql"))
+        lake.declare(*experiments)
+        return lake
+
+    @property
+    def folder(self) -> Path:
+        """Where experiments are declared."""
+        return Path(self.recipe.sql) / "experiments"
+
+    def declare(self, *experiments: Experiment) -> None:
+        declare(self.folder, *experiments)
 
     def request(self, verb: str, date: dt.date, *, force: bool = False, **options: Any) -> Request:
         defaults = {flag.name: flag.default for flag in VERBS[verb].flags}
@@ -60,6 +96,10 @@ class Lake:
 
     def run(self, verb: str, date: dt.date, **options: Any) -> Report:
         return run(self.request(verb, date, **options))
+
+    def run_with_users(self, verb: str, registered: Mapping[str, dt.date], date: dt.date) -> Report:
+        self.users(registered, date)
+        return self.run(verb, date)
 
     def write(self, name: str, rows: Sequence[Mapping[str, Any]], date: dt.date) -> int:
         """All rows of a table, ready for the date; returns the Delta version."""
@@ -111,4 +151,4 @@ class Lake:
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    return Lake.at(tmp_path / "home", gym_with(experiment()))
+    return Lake.at(tmp_path / "home", experiment())

@@ -1,5 +1,6 @@
 import datetime as dt
 import hashlib
+import itertools
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,15 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lumos.config import Variant
 from lumos.experiment.assignment import (
-    NUM_BUCKETS,
+    TOO_EARLY,
+    TWO_VARIANTS,
     bucket_shares,
     buckets_of,
+    exposed_from,
     variant_of,
 )
+from lumos.experiment.declaration import (
+    NUM_BUCKETS,
+    Experiment,
+    Holdout,
+    Layer,
+    Step,
+    Variant,
+)
 from lumos.verbs import BadInput
-from tests.experiment.conftest import START, Lake, experiment, gym_with
+from tests.experiment.conftest import START, Lake, experiment
 
 DAY = dt.timedelta(days=1)
 TOWELS = experiment()
@@ -118,23 +128,6 @@ def test_rerunning_an_older_date_loses_nothing_and_changes_nothing(lake: Lake) -
     assert lake.run("assign", late).already_done
 
 
-def test_a_user_keeps_the_variant_when_the_weights_are_edited(lake: Lake) -> None:
-    date = START + DAY
-    users = [f"u{n}" for n in range(40)]
-    lake.users(dict.fromkeys(users, date), date)
-    lake.run("assign", date)
-    before = {row["user_id"]: row["variant"] for row in lake.rows("exposures")}
-    all_target = (Variant(name="control", weight=0.0001), Variant(name="target", weight=0.9999))
-    lake.recipe = gym_with(experiment(variants=all_target))
-    # Late data moves everyone's first day as well, so every row is written again.
-    lake.users(dict.fromkeys(users, START), date)
-    lake.run("assign", date)
-    after = lake.rows("exposures")
-    assert {row["user_id"]: row["variant"] for row in after} == before
-    assert {row["exposed_on"] for row in after} == {START}
-    assert set(before.values()) == {"control", "target"}
-
-
 def test_two_dates_at_the_same_moment_lose_no_user(lake: Lake) -> None:
     dates = [START + n * DAY for n in range(4)]
     lake.users({f"u{n}": START + (n % 4) * DAY for n in range(80)}, *dates)
@@ -147,39 +140,165 @@ def test_two_dates_at_the_same_moment_lose_no_user(lake: Lake) -> None:
 
 
 def test_all_running_experiments_are_assigned_side_by_side(lake: Lake) -> None:
-    lake.recipe = gym_with(
-        experiment(), experiment(name="other"), experiment(name="later", start=START + 30 * DAY)
-    )
+    later = experiment(name="later", start=START + 30 * DAY)
+    lake.declare(experiment(), experiment(name="other"), later)
     lake.users({"a": START, "b": START}, START)
     report = lake.run("assign", START)
-    assert report.details["experiments"] == ["towels", "other"]
+    assert report.details["experiments"] == ["other", "towels"]
     found = [(row["experiment"], row["user_id"]) for row in lake.rows("exposures")]
     assert sorted(found) == [("other", "a"), ("other", "b"), ("towels", "a"), ("towels", "b")]
 
 
 @pytest.mark.parametrize("verb", ["assign", "measure"])
 def test_a_recipe_without_experiments_ends_well_and_says_so(lake: Lake, verb: str) -> None:
-    lake.recipe = gym_with()
+    lake.declare()
     report = lake.run(verb, START)
-    assert "has no experiments" in report.details["note"]
+    assert "no experiment is declared" in report.details["note"]
     assert not report.tables
 
 
 @pytest.mark.parametrize("verb", ["assign", "measure"])
-def test_a_date_before_every_experiment_ends_well(lake: Lake, verb: str) -> None:
-    assert not lake.run(verb, START - DAY).tables
+@pytest.mark.parametrize("days", [-1, 28])
+def test_a_date_on_which_nothing_runs_ends_well(lake: Lake, verb: str, days: int) -> None:
+    report = lake.run(verb, START + days * DAY)
+    assert "none of towels runs on" in report.details["note"]
+    assert not report.tables
 
 
 @pytest.mark.parametrize("verb", ["assign", "measure"])
 def test_bad_requests_end_in_a_sentence_with_the_choices(lake: Lake, verb: str) -> None:
-    with pytest.raises(BadInput, match=r"no experiment 'towel'; it has towels"):
+    with pytest.raises(BadInput, match=r"no experiment 'towel'; declared are towels"):
         lake.run(verb, START, experiment="towel")
-    with pytest.raises(BadInput, match=r"towels on 2024-04-20 has yet to start"):
+    with pytest.raises(BadInput, match=r"towels runs from 2024-04-20 to 2024-05-17"):
         lake.run(verb, START - DAY, experiment="towels")
     with pytest.raises(BadInput, match=r"not ready for 2024-04-20.*Run lumos aggregate"):
         lake.run(verb, START)
 
 
-def test_a_cost_that_is_no_activity_column_is_refused_by_the_recipe() -> None:
-    with pytest.raises(ValueError, match=r"cost='coins' is no activity column; choose from"):
-        gym_with(experiment(cost="coins"))
+def test_a_larger_share_of_the_ramp_adds_users_and_moves_nobody(lake: Lake) -> None:
+    def ramp(*steps: tuple[int, float]) -> Experiment:
+        days = tuple(Step(day=START + n * DAY, share=share) for n, share in steps)
+        return experiment(ramp=days)
+
+    users = [f"u{n}" for n in range(400)]
+    dates = [START + n * DAY for n in range(4)]
+    lake.users(dict.fromkeys(users, START - DAY), *dates)
+    found = []
+    for date, declared in zip(
+        dates,
+        [
+            ramp((0, 0.1)),
+            ramp((0, 0.1), (1, 0.5)),
+            ramp((0, 0.1), (1, 0.5)),
+            ramp((0, 0.1), (1, 0.5), (3, 1)),
+        ],
+        strict=True,
+    ):
+        lake.declare(declared)
+        lake.run("assign", date)
+        found.append(
+            {row["user_id"]: (row["variant"], row["exposed_on"]) for row in lake.rows("exposures")}
+        )
+    for before, after in itertools.pairwise(found):
+        assert before.items() <= after.items()
+    assert [round(len(rows) / 400, 1) for rows in found] == [0.1, 0.5, 0.5, 1.0]
+    assert {day for _, day in found[-1].values()} == {START, START + DAY, START + 3 * DAY}
+
+
+def test_experiments_of_a_layer_share_no_user_and_a_holdout_is_in_none() -> None:
+    holdout = Holdout(name="year", share=0.1)
+    registered = np.full(len(MANY), np.datetime64(START - DAY, "D"))
+
+    def takes_part(name: str, first: int, end: int) -> np.ndarray:
+        layer = Layer(name="offers", buckets=(first, end))
+        days = exposed_from(MANY, registered, experiment(name=name, layer=layer, holdout=holdout))
+        return ~np.isnat(days)
+
+    one, other = takes_part("one", 0, 4_000), takes_part("other", 4_000, 10_000)
+    assert not (one & other).any()
+    held = ~(one | other)
+    assert held.mean() == pytest.approx(0.1, abs=0.005)
+    np.testing.assert_array_equal(held, buckets_of(MANY, "holdout|year") < 1_000)
+    assert one.mean() == pytest.approx(0.9 * 0.4, abs=0.01)
+
+
+def test_who_is_excluded_by_list_takes_no_part_and_strangers_on_it_are_told(lake: Lake) -> None:
+    lake.declare(experiment(excluded="staff.txt"))
+    with pytest.raises(BadInput, match=r"names staff.txt, which is not there"):
+        lake.run_with_users("assign", {"a": START}, START)
+    (lake.folder / "staff.txt").write_text("b\nnobody\n\n", encoding="utf-8")
+    report = lake.run_with_users("assign", {"a": START, "b": START}, START)
+    assert [row["user_id"] for row in lake.rows("exposures")] == ["a"]
+    assert report.details["notes"] == ["towels: 1 of staff.txt are no users"]
+
+
+@pytest.mark.usefixtures("spark")
+def test_only_the_eligible_take_part_and_whoever_does_stays(lake: Lake) -> None:
+    lake.declare(experiment(eligible="visitors.sql"))
+    sql = "SELECT DISTINCT user_id FROM activity WHERE day BETWEEN date_sub(:as_of, 6) AND :as_of"
+    (lake.folder / "visitors.sql").write_text(sql, encoding="utf-8")
+    users = {"a": START - DAY, "b": START - DAY, "c": START - DAY}
+    for date, visitor in ((START, "a"), (START + 10 * DAY, "b")):
+        lake.users(users, date)
+        lake.activity({(visitor, date): 1.0}, date)
+        lake.run("assign", date)
+    assert [row["user_id"] for row in lake.rows("exposures")] == ["a", "b"]
+
+
+@pytest.mark.usefixtures("spark")
+def test_the_log_of_exposures_decides_who_counts_and_nobody_is_dropped_in_silence(
+    lake: Lake,
+) -> None:
+    lake.declare(experiment(exposures="shown.sql"))
+    users = {name: START - 9 * DAY for name in ("met", "never", "early", "both", "other", "odd")}
+    arm = dict(zip(users, variant_of(users, experiment()).tolist(), strict=True))
+    wrong = {"control": "target", "target": "control"}
+    rows = [
+        ("met", START + 2 * DAY, arm["met"]),
+        ("met", START + 4 * DAY, arm["met"]),
+        ("early", START - DAY, arm["early"]),
+        ("both", START + DAY, "control"),
+        ("both", START + DAY, "target"),
+        ("other", START, wrong[arm["other"]]),
+        ("stranger", START, "control"),
+        (None, START, "control"),
+    ]
+    values = ", ".join(
+        f"({'NULL' if user is None else repr(user)}, DATE'{day}', '{variant}')"
+        for user, day, variant in rows
+    )
+    path = lake.folder / "shown.sql"
+    path.write_text(f"SELECT * FROM VALUES {values} AS t(user_id, day, variant)", encoding="utf-8")
+    date = START + 5 * DAY
+    lake.activity({("met", START): 1.0}, date)
+    report = lake.run_with_users("assign", users, date)
+    found = {row["user_id"]: (row["exposed_on"], row["excluded"]) for row in lake.rows("exposures")}
+    assert found["met"] == (START + 2 * DAY, None)
+    assert set(found) == {"met", "early", "both", "other"}
+    assert found["early"][1] == TOO_EARLY
+    assert found["both"][1] == found["other"][1] == TWO_VARIANTS
+    notes = " / ".join(report.details["notes"])
+    assert "1 rows of shown.sql have no user or no day" in notes
+    assert "1 users of the log are not registered" in notes
+    assert "2 users do not count, in two variants" in notes
+    assert "1 users do not count, exposed before the start" in notes
+    counted = sum(value or 0 for value in report.metrics.values())
+    assert counted == 1
+
+
+@pytest.mark.usefixtures("spark")
+@pytest.mark.parametrize(
+    ("sql", "complaint"),
+    [
+        ("SELECT user_id, now() AS day FROM users", r"day timestamp.*to_date\(from_utc_timestamp"),
+        ("SELECT user_id FROM users", r"expected user_id string, day date"),
+        ("SELECT user_id, day, 'blue' AS variant FROM activity", r"variants \['blue'\] are not"),
+        ("SELEC user_id", r"shown.sql cannot be run"),
+    ],
+)
+def test_a_log_that_says_something_else_is_bad_input(lake: Lake, sql: str, complaint: str) -> None:
+    lake.declare(experiment(exposures="shown.sql"))
+    (lake.folder / "shown.sql").write_text(sql, encoding="utf-8")
+    lake.activity({("a", START): 1.0}, START)
+    with pytest.raises(BadInput, match=complaint):
+        lake.run_with_users("assign", {"a": START}, START)

@@ -14,14 +14,13 @@ joined AS (
 
 measured AS (
     SELECT
-        exposed.variant,
-        user_days.day,
-        count_if(user_days.active) AS num_active,
-        sum(CAST(user_days.cost AS DECIMAL(18, 6))) AS cost
+        variant,
+        day,
+        count_if(active) AS num_active,
+        sum(CAST(cost AS DECIMAL(18, 6))) AS cost
     FROM user_days
-    INNER JOIN exposed ON user_days.user_id = exposed.user_id
-    WHERE user_days.day IS NOT NULL
-    GROUP BY exposed.variant, user_days.day
+    WHERE day IS NOT NULL
+    GROUP BY variant, day
 ),
 
 present AS (
@@ -42,7 +41,7 @@ SELECT
     present.num_users,
     present.num_new,
     coalesce(measured.num_active, 0) AS num_active,
-    CAST(coalesce(measured.cost, 0) AS DOUBLE) AS cost
+    if(:has_cost, CAST(coalesce(measured.cost, 0) AS DOUBLE), NULL) AS cost
 FROM present
 LEFT JOIN measured ON present.day = measured.day AND present.variant = measured.variant
 ORDER BY present.day, present.variant

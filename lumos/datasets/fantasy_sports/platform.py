@@ -13,10 +13,6 @@ from lumos.datasets.fantasy_sports.activity import BINARY_COLUMNS, CONTINUOUS_CO
 from lumos.datasets.fantasy_sports.context import EVENT_COLUMNS
 from lumos.datasets.fantasy_sports.effects import (
     COUNTRY,
-    OFFER_DAYS,
-    OFFER_NAME,
-    OFFER_START,
-    OFFER_VARIANTS,
 )
 from lumos.datasets.fantasy_sports.users import STATIC_COLUMNS
 from lumos.datasets.fantasy_sports.world import World

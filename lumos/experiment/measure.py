@@ -1,0 +1,319 @@
+"""The verb ``measure``: what each variant did since exposure, and what may be said of it today.
+
+Late data changes days that were measured before, so each run writes every day of the experiment
+so far. What was *shown* on a morning stays: the table `looks` only grows, and a date that comes
+after a later one has looked takes no look of its own. A broken split is recorded as critical
+rather than refused, and no effect is written: the counts say where to look.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lumos import ledger
+from lumos.delta import open_table, predicate, read, replace
+from lumos.experiment.assignment import digest
+from lumos.experiment.declaration import Experiment, hold, nothing_runs, running
+from lumos.experiment.effects import SIMULATED_SPLIT
+from lumos.experiment.judge import Judged, Row, judged
+from lumos.experiment.reduce import load_metric, reduced
+from lumos.experiment.sums import Reduced
+from lumos.experiment.views import pinned_views
+from lumos.tables import table_uri, tables
+from lumos.verbs import BadInput, Report, Request, TableWritten
+
+log = logging.getLogger(__name__)
+
+_Found = tuple[Reduced, Judged]
+
+
+def measure(request: Request) -> Report:
+    """Write outcomes, sums, effects and the look of the date for each running experiment.
+
+    Raises:
+        BadInput: An unknown experiment, one that does not run on the date or whose file has
+            changed, a table that is not ready, a metric at fault, or a variant without users.
+    """
+    experiments = running(request)
+    if not experiments:
+        return request.report(details={"note": nothing_runs(request)})
+    hold(request, experiments)
+    versions = _pinned(request, experiments)
+    predictions = {item.name: _predictions(request, item) for item in experiments}
+    inputs: dict[str, int | str] = {
+        **versions,
+        "experiments": _digest(request, experiments),
+        **{f"scores.{name}": row["scores_version"] for name, row in predictions.items() if row},
+    }
+    if done := ledger.already_done(request, "effects", inputs):
+        return done
+    _check_start(request, experiments, versions["activity"])
+    found: list[_Found] = []
+    with pinned_views(request, versions) as spark:
+        for experiment in experiments:
+            sums = reduced(spark, request, experiment, predictions[experiment.name])
+            found.append((sums, judged(sums, request.date, _looks(request, experiment))))
+    written = (
+        _write_outcomes(request, found, versions["activity"]),
+        _write(request, "moments", [(sums, _moment_rows(sums, request)) for sums, _ in found]),
+        _write(request, "effects", [(sums, one.effects) for sums, one in found]),
+        _add_looks(request, found, inputs),
+    )
+    metrics = {sums.experiment.name: _metric_rows(request, sums, one) for sums, one in found}
+    _write_metrics(request, metrics)
+    report = request.report(
+        tables=written,
+        metrics={
+            f"{name}.{row['name']}": row["value"] for name, rows in metrics.items() for row in rows
+        },
+        details={
+            "experiments": list(metrics),
+            "notes": [note for sums, one in found for note in _notes(request, sums, one)],
+        },
+    )
+    first = min(experiment.start for experiment in experiments)
+    return ledger.record(request, report, inputs=inputs, first_day=first)
+
+
+def _pinned(request: Request, experiments: Sequence[Experiment]) -> dict[str, int]:
+    remedies = {
+        "activity": f"Run lumos aggregate --date {request.date} first.",
+        "exposures": f"Run lumos assign --date {request.date} first.",
+    }
+    if any(experiment.segments for experiment in experiments):
+        remedies["users"] = remedies["activity"]
+    return {
+        table: ledger.require(
+            request.settings, request.recipe, table, request.date, remedy=remedy
+        ).version
+        for table, remedy in remedies.items()
+    }
+
+
+def _digest(request: Request, experiments: Sequence[Experiment]) -> str:
+    """Changes whenever a declaration does, or the SELECT of a metric."""
+    texts = [
+        load_metric(request.settings, request.recipe, name).text
+        for experiment in experiments
+        for name in experiment.metrics
+    ]
+    return digest(request, experiments, texts)
+
+
+def _predictions(request: Request, experiment: Experiment) -> dict[str, Any] | None:
+    """The newest publication from before the start: nobody had a variant yet."""
+    if experiment.forecast is None:
+        return None
+    rows = read(
+        table_uri(request.settings, request.recipe, "manifests"), where=predicate(state="live")
+    )
+    known = (
+        [] if rows is None else rows.filter(pc.less(rows["as_of"], experiment.start)).to_pylist()
+    )
+    return max(known, key=lambda row: row["as_of"], default=None)
+
+
+def _looks(request: Request, experiment: Experiment) -> list[dict[str, Any]]:
+    rows = read(
+        table_uri(request.settings, request.recipe, "looks"),
+        where=predicate(experiment=experiment.name),
+    )
+    return [] if rows is None else list(rows.to_pylist())
+
+
+def _check_start(request: Request, experiments: Sequence[Experiment], version: int) -> None:
+    """Activity that begins after an experiment does would make its first days look empty."""
+    table = open_table(table_uri(request.settings, request.recipe, "activity"), version)
+    days = pa.table(table.get_add_actions(flatten=True))["partition.day"] if table else []
+    begins = pc.min(pc.cast(days, pa.date32())).as_py() if len(days) else None
+    late = [item for item in experiments if begins is None or item.start < begins]
+    if late:
+        num_days = (request.date - min(item.start for item in late)).days + 1
+        msg = (
+            f"activity of recipe {request.recipe.name} begins on {begins}, but experiment "
+            f"{late[0].name} started on {late[0].start}. Run lumos aggregate "
+            f"--date {request.date} --days {num_days} (or more), then lumos measure again."
+        )
+        raise BadInput(msg)
+
+
+def _write_outcomes(request: Request, found: Sequence[_Found], activity: int) -> TableWritten:
+    uri = table_uri(request.settings, request.recipe, "outcomes")
+    versions = []
+    for sums, _ in found:
+        name = sums.experiment.name
+        kept = _measured_from_later_data(request, name, activity)
+        if kept is not None:
+            log.info("outcomes of %s stay as measured on %s", name, kept.business_date)
+            versions.append(kept.version)
+            continue
+        versions.append(
+            replace(
+                uri,
+                sums.outcomes,
+                where=predicate(experiment=name, day=(sums.experiment.start, request.date)),
+                partition=tables(request.recipe)["outcomes"].partition,
+            )
+        )
+    rows = sum(sums.outcomes.num_rows for sums, _ in found)
+    return TableWritten(table="outcomes", version=max(versions), rows=rows)
+
+
+def _measured_from_later_data(
+    request: Request, experiment: str, activity: int
+) -> ledger.Entry | None:
+    """A later date's run has written the same days from the same or newer activity.
+
+    So an older date that is run again does not put back what was known before the late data.
+    """
+    for entry in ledger.entries(request.settings, request.recipe, "outcomes"):
+        is_later = entry.business_date > request.date
+        is_ours = experiment in entry.report.details["experiments"]
+        if is_later and is_ours and int(entry.inputs["activity"]) >= activity:
+            return entry
+    return None
+
+
+def _write(
+    request: Request, name: str, found: Sequence[tuple[Reduced, Sequence[Row]]]
+) -> TableWritten:
+    """The date's rows of a table, in place of what an earlier run wrote for it."""
+    declared = tables(request.recipe)[name]
+    version, count = 0, 0
+    for sums, rows in found:
+        version = replace(
+            table_uri(request.settings, request.recipe, name),
+            pa.Table.from_pylist(list(rows), schema=declared.arrow_schema(request.recipe)),
+            where=predicate(experiment=sums.experiment.name, as_of=request.date),
+            partition=declared.partition,
+        )
+        count += len(rows)
+    return TableWritten(table=name, version=version, rows=count)
+
+
+def _moment_rows(sums: Reduced, request: Request) -> list[Row]:
+    return [
+        {
+            "experiment": sums.experiment.name,
+            "as_of": request.date,
+            "metric": metric,
+            "segment": segment,
+            "variant": variant,
+            "left": left,
+            "right": right,
+            "value": float(moments.matrix[i, j]),
+        }
+        for metric, by_segment in sums.moments.items()
+        for segment, by_variant in by_segment.items()
+        for variant, moments in by_variant.items()
+        for i, left in enumerate(moments.names)
+        for j, right in enumerate(moments.names)
+        if i <= j
+    ]
+
+
+def _add_looks(
+    request: Request, found: Sequence[_Found], inputs: Mapping[str, int | str]
+) -> TableWritten:
+    """Looks that were not taken before; those that were stay as they were shown."""
+    declared = tables(request.recipe)["looks"]
+    uri = table_uri(request.settings, request.recipe, "looks")
+    count = 0
+    for sums, one in found:
+        rows = [{**row, "inputs": json.dumps(dict(inputs), sort_keys=True)} for row in one.looks]
+        count += len(rows)
+        if rows:
+            # Only rows of this date: a run of another date that ends first loses nothing.
+            replace(
+                uri,
+                pa.Table.from_pylist(rows, schema=declared.arrow_schema(request.recipe)),
+                where=predicate(experiment=sums.experiment.name, as_of=request.date),
+                partition=declared.partition,
+            )
+    table = open_table(uri)
+    return TableWritten(table="looks", version=table.version() if table else 0, rows=count)
+
+
+def _write_metrics(request: Request, metrics: Mapping[str, Sequence[Row]]) -> None:
+    declared = tables(request.recipe)["metrics"]
+    for name, rows in metrics.items():
+        replace(
+            table_uri(request.settings, request.recipe, "metrics"),
+            pa.Table.from_pylist(list(rows), schema=declared.arrow_schema(request.recipe)),
+            where=predicate(job="measure", day=request.date, segment=name),
+            partition=declared.partition,
+        )
+
+
+def _metric_rows(request: Request, sums: Reduced, one: Judged) -> list[Row]:
+    common = {"day": request.date, "job": "measure", "segment": sums.experiment.name}
+
+    def row(name: str, value: float | None, message: str, verdict: str = "info") -> Row:
+        return {**common, "name": name, "value": value, "verdict": verdict, "message": message}
+
+    verdict = "critical" if one.is_split_broken else "ok"
+    rows = [row("srm_p_value", one.srm_p_value, _split_sentence(sums, one), verdict)]
+    rows += [
+        row(f"num_users.{variant}", float(count), "users who count")
+        for variant, count in sums.counts.items()
+    ]
+    rows += [
+        row(
+            f"excluded.{reason}", float(count), f"{count:,} users do not count: {reason}", "warning"
+        )
+        for reason, count in sums.excluded.items()
+    ]
+    if sums.num_rows_before:
+        text = "days of activity between the start and a user's exposure, which count for nobody"
+        rows.append(row("rows_before_exposure", float(sums.num_rows_before), text))
+    rows += [row(f"missing.{n}", None, text, "warning") for n, text in enumerate(sums.missing)]
+    for effect in one.effects:
+        if effect["segment"] == "all" and effect["is_declared"]:
+            name = f"{effect['metric']}.{effect['variant']}.effect"
+            is_harm = (effect["metric"], effect["variant"]) in one.crossed
+            text = _sentence(effect, sums.experiment.control)
+            if is_harm:
+                text = f"guardrail {effect['metric']} is crossed: {text}"
+            rows.append(row(name, effect["effect"], text, "critical" if is_harm else "info"))
+    return rows
+
+
+def _sentence(effect: Row, control: str) -> str:
+    if effect["effect"] is None:
+        return "hidden: the split is broken, so no effect can be believed"
+    text = f"{effect['variant']} - {control} = {effect['effect']:.6g}"
+    if effect["low"] is None:
+        return f"{text}; without variance between users there is no interval and no p"
+    text += f", {effect['rule']} interval {effect['low']:.6g} .. {effect['high']:.6g}"
+    if effect["p_value"] is not None:
+        text += f", p {effect['p_value']:.4g}"
+    if effect["relative"] is None:
+        return f"{text}; {control} is 0, so there is no relative effect"
+    return text
+
+
+def _split_sentence(sums: Reduced, one: Judged) -> str:
+    counts = ", ".join(f"{count:,} {name}" for name, count in sums.counts.items())
+    if one.is_split_broken:
+        return (
+            f"sample ratio broken: {counts} are too far from the weights (p "
+            f"{one.srm_p_value:.2g} < {sums.experiment.srm_alpha:g}); believe no effect, and "
+            "look for lost exposures first"
+        )
+    return f"split as planned: {counts} (p {one.srm_p_value:.2g})"
+
+
+def _notes(request: Request, sums: Reduced, one: Judged) -> list[str]:
+    experiment = sums.experiment
+    notes = [f"day {experiment.day(request.date)} of {experiment.planned_days} planned"]
+    if experiment.is_simulated_split:
+        notes.append(SIMULATED_SPLIT)
+    if one.is_split_broken:
+        notes.append(_split_sentence(sums, one))
+    notes += [f"{count:,} users do not count: {reason}" for reason, count in sums.excluded.items()]
+    notes += [str(row["advice"]) for row in one.looks]
+    return [f"{experiment.name}: {note}" for note in [*notes, *sums.missing]]

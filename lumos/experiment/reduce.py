@@ -1,0 +1,416 @@
+"""From activity and exposures to a few kilobytes of sums: the part of `measure` that is Spark.
+
+A metric is one SELECT over the view ``user_days``, which has at least one row for every exposed
+user: ``user_id``, ``variant``, ``first_day``, ``as_of``, ``num_days`` (the user's days that
+count), ``day`` (null for a user who did nothing), ``active``, and the activity columns under the
+names that the experiment's declaration gives them. It returns a row a user: ``user_id``,
+``numerator`` and, for a ratio, ``denominator``. The same SELECT over the days before exposure makes
+the covariate. Users are then added up by variant, with all products of numerator, denominator and
+covariates: whatever statistics ask for later comes from these sums, without another look at a user.
+Sums are exact decimals, so that the order in which Spark adds changes no bit.
+"""
+
+import datetime as dt
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.errors import AnalysisException, ParseException
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+from pyspark.storagelevel import StorageLevel
+
+from lumos.aggregate.contract import blaming
+from lumos.config import Recipe
+from lumos.experiment.declaration import ALL, Experiment
+from lumos.experiment.effects import DENOMINATOR, NUMERATOR, ONE, Moments
+from lumos.experiment.sums import FORECAST, BySegment, Reduced
+from lumos.settings import Settings, shipped_sql
+from lumos.tables import table_uri, tables
+from lumos.verbs import BadInput, Request
+
+BEFORE = "pre_"
+# Values are added as decimals of 18 digits, 6 of them after the point.
+_EXACT, _LARGEST = "decimal(18,6)", 1e12
+_HEADER = re.compile(r"--\s*winsorize:\s*(\S+)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One SELECT; ``winsorize`` is the quantile above which a user counts as the quantile."""
+
+    name: str
+    title: str
+    text: str
+    path: Path
+    winsorize: float | None = None
+
+
+def load_metric(settings: Settings, recipe: Recipe, name: str) -> Metric:
+    """The metric of that name: the recipe's own, the adopter's, or a shipped one.
+
+    Raises:
+        BadInput: No such file, or a quantile that is none.
+    """
+    roots = [
+        settings.sql_root / recipe.sql_folder / "metrics",
+        *(root / "experiment" / "metrics" for root in (settings.sql_root, shipped_sql())),
+    ]
+    for path in (root / f"{name}.sql" for root in roots):
+        if path.is_file():
+            break
+    else:
+        known = sorted({found.stem for root in roots for found in root.glob("*.sql")})
+        msg = (
+            f"there is no metric {name!r}: no {name}.sql in {' or '.join(map(str, roots))}; "
+            f"there are {', '.join(known)}"
+        )
+        raise BadInput(msg)
+    text = path.read_text(encoding="utf-8")
+    quantile = _HEADER.search(text)
+    title = next(
+        (line.removeprefix("--").strip() for line in text.splitlines() if line.startswith("--")),
+        name,
+    )
+    if quantile is None:
+        return Metric(name, title, text, path)
+    try:
+        winsorize = float(quantile.group(1))
+    except ValueError:
+        winsorize = 0.0
+    if not 0.5 < winsorize < 1:
+        msg = f"{path}: winsorize: {quantile.group(1)}, expected a quantile such as 0.999"
+        raise BadInput(msg)
+    return Metric(name, title, text, path, winsorize)
+
+
+def user_days(
+    spark: SparkSession,
+    recipe: Recipe,
+    experiment: Experiment,
+    exposed: DataFrame,
+    activity: DataFrame,
+) -> DataFrame:
+    """The view ``user_days`` over users with ``first_day``, ``as_of`` and ``num_days``.
+
+    A value from before its column came counts as zero.
+    """
+
+    def amount(column: str) -> Column:
+        return F.coalesce(F.col(column).cast("double"), F.lit(0.0))
+
+    columns = {"cost": F.lit(None).cast("double")}
+    columns |= {alias: amount(column) for alias, column in experiment.columns.items()}
+    done = activity.select(
+        F.col("user_id").alias("_user"),
+        "day",
+        (F.col(recipe.active) == 1).alias("active"),
+        *(column.alias(alias) for alias, column in columns.items()),
+    )
+    joined = exposed.join(
+        done,
+        (F.col("user_id") == F.col("_user"))
+        & F.col("day").between(F.col("first_day"), F.col("as_of")),
+        "left",
+    )
+    never = F.lit(False)
+    frame = joined.drop("_user").withColumn("active", F.coalesce("active", never))
+    frame.createOrReplaceTempView("user_days")
+    return frame
+
+
+def run_metric(spark: SparkSession, metric: Metric) -> DataFrame:
+    """The metric's SELECT over the view ``user_days`` as it stands.
+
+    Raises:
+        BadInput: It is no valid query, or returns other columns.
+    """
+    try:
+        frame = spark.sql(metric.text)
+        values = [name for name in frame.columns if name != "user_id"]
+        numbers = frame.withColumns({name: F.col(name).cast("double") for name in values})
+    except (AnalysisException, ParseException) as error:
+        msg = f"{metric.path} cannot be run: {str(error).splitlines()[0]}"
+        raise BadInput(msg) from error
+    if not {NUMERATOR, "user_id"} <= set(frame.columns) <= {NUMERATOR, DENOMINATOR, "user_id"}:
+        msg = (
+            f"{metric.path} returns {', '.join(frame.columns)}; expected user_id, numerator and, "
+            "for a ratio, denominator"
+        )
+        raise BadInput(msg)
+    return numbers
+
+
+def reduced(
+    spark: SparkSession,
+    request: Request,
+    experiment: Experiment,
+    publication: Mapping[str, Any] | None = None,
+) -> Reduced:
+    """Reduce the views ``activity`` and ``exposures`` and, for segments, ``users``.
+
+    ``publication`` is the manifest of the scores that serve as covariate.
+
+    Raises:
+        BadInput: A variant has no users yet, or a metric's SELECT is at fault.
+    """
+    settings, recipe = request.settings, request.recipe
+    arguments = {
+        "experiment": experiment.name,
+        "start": experiment.start,
+        "as_of": request.date,
+        "pre_days": experiment.pre_days,
+        "has_cost": "cost" in experiment.columns,
+    }
+
+    def select(name: str) -> DataFrame:
+        return spark.sql(_sql(settings, name), args=arguments)
+
+    counts, excluded, last = _counts(spark, request, experiment)
+    exposed = select("exposed.sql")
+    exposed.createOrReplaceTempView("exposed")
+    activity = spark.table("activity")
+    with (
+        _kept(user_days(spark, recipe, experiment, select("before.sql"), activity)) as before,
+        _kept(user_days(spark, recipe, experiment, exposed, activity)) as since,
+    ):
+        since.createOrReplaceTempView("user_days")
+        schema = tables(recipe)["outcomes"].arrow_schema(recipe)
+        outcomes = pa.Table.from_pylist(
+            [row.asDict() for row in select("outcomes.sql").collect()], schema=schema
+        )
+        frames = {}
+        metrics = [load_metric(settings, recipe, name) for name in experiment.metrics]
+        for metric in metrics:
+            before.createOrReplaceTempView("user_days")
+            covariate = run_metric(spark, metric)
+            since.createOrReplaceTempView("user_days")
+            frames[metric.name] = (run_metric(spark, metric), covariate)
+        users = _labelled(spark, exposed.select("user_id", "variant", "first_day"), experiment)
+        users, missing = _predicted(spark, request, users, experiment, publication)
+        with _kept(users) as users:
+            moments = {
+                metric.name: _moments(metric, users, *frames[metric.name], counts)
+                for metric in metrics
+            }
+    return Reduced(
+        experiment=experiment,
+        counts=counts,
+        excluded=excluded,
+        num_rows_before=_rows_before(spark, experiment) if last > experiment.start else 0,
+        outcomes=outcomes,
+        moments=moments,
+        missing=missing,
+    )
+
+
+@contextmanager
+def _kept(frame: DataFrame) -> Iterator[DataFrame]:
+    """Computed once and dealt out by user, on disk: what follows shuffles nothing."""
+    kept = frame.repartition("user_id").persist(StorageLevel.DISK_ONLY)
+    try:
+        yield kept
+    finally:
+        kept.unpersist()
+
+
+def _counts(
+    spark: SparkSession, request: Request, experiment: Experiment
+) -> tuple[dict[str, int], dict[str, int], dt.date]:
+    """Users who count by variant, those who do not by reason, and the last day of exposure."""
+    exposures = spark.table("exposures").where(
+        (F.col("experiment") == experiment.name) & (F.col("exposed_on") <= F.lit(request.date))
+    )
+    found = (
+        exposures.groupBy("variant", "excluded")
+        .agg(F.count("*").alias("num_users"), F.max("exposed_on").alias("last"))
+        .collect()
+    )
+    names = [variant.name for variant in experiment.variants]
+    counts = dict.fromkeys(names, 0)
+    excluded: dict[str, int] = {}
+    for row in found:
+        if row["excluded"] is None:
+            counts[row["variant"]] = row["num_users"]
+        else:
+            excluded[row["excluded"]] = excluded.get(row["excluded"], 0) + row["num_users"]
+    empty = [name for name, count in counts.items() if not count]
+    if empty:
+        msg = (
+            f"experiment {experiment.name} has no users in {', '.join(empty)} by {request.date}, "
+            f"of {', '.join(names)}. Run lumos assign --date {request.date} "
+            f"--experiment {experiment.name}, or wait for more users"
+        )
+        raise BadInput(msg)
+    return counts, excluded, max(row["last"] for row in found)
+
+
+def _rows_before(spark: SparkSession, experiment: Experiment) -> int:
+    """Activity rows of the experiment's days that count for nobody: done before exposure."""
+    late = spark.table("exposed").where(F.col("first_day") > F.lit(experiment.start))
+    late = late.select(F.col("user_id").alias("_user"), "first_day")
+    rows = spark.table("activity").where(F.col("day") >= F.lit(experiment.start))
+    both = (F.col("user_id") == F.col("_user")) & (F.col("day") < F.col("first_day"))
+    return rows.join(late, both).count()
+
+
+def _labelled(spark: SparkSession, users: DataFrame, experiment: Experiment) -> DataFrame:
+    """With the array ``segments``: all, and each declared attribute as it was at exposure."""
+    if not experiment.segments:
+        return users.withColumn("segments", F.array(F.lit(ALL)))
+    attributes = spark.table("users").select("user_id", "valid_from", *experiment.segments)
+    held = F.col("valid_from") <= F.col("first_day")
+    order = Window.partitionBy("user_id").orderBy(
+        held.desc_nulls_last(), F.col("valid_from").desc()
+    )
+    newest = (
+        users.join(attributes, "user_id", "left")
+        .withColumn("_place", F.row_number().over(order))
+        .where(F.col("_place") == 1)
+    )
+    labels = [
+        F.concat(F.lit(f"{name}="), F.coalesce(F.col(name), F.lit("unknown")))
+        for name in experiment.segments
+    ]
+    return newest.select(*users.columns, F.array(F.lit(ALL), *labels).alias("segments"))
+
+
+def _predicted(
+    spark: SparkSession,
+    request: Request,
+    users: DataFrame,
+    experiment: Experiment,
+    publication: Mapping[str, Any] | None,
+) -> tuple[DataFrame, tuple[str, ...]]:
+    """With the column ``forecast``, the score from before the start, or its mean."""
+    if experiment.forecast is None:
+        return users, ()
+    if publication is None:
+        if experiment.adjust in ("forecast", "both"):
+            msg = (
+                f"experiment {experiment.name} is adjusted by {experiment.forecast}, but no scores "
+                f"were published before {experiment.start}. Publish a day before the start "
+                f"(lumos score and publish), or declare a new experiment with another adjust"
+            )
+            raise BadInput(msg)
+        return users, (
+            f"no {experiment.forecast} was published before {experiment.start}: no effect is "
+            "adjusted by the forecast",
+        )
+    scores = (
+        spark.read.format("delta")
+        .option("versionAsOf", publication["scores_version"])
+        .load(table_uri(request.settings, request.recipe, "scores"))
+        .where(F.col("as_of") == F.lit(publication["as_of"]))
+        .select("user_id", F.col(experiment.forecast).cast(_EXACT).alias(FORECAST))
+    )
+    joined = users.join(scores, "user_id", "left")
+    mean, lacking = joined.agg(
+        F.avg(FORECAST).cast("double"), F.count_if(F.col(FORECAST).isNull())
+    ).collect()[0]
+    missing = (
+        f"{lacking} users had no {experiment.forecast} before {experiment.start}; "
+        "the mean of the others stands for theirs",
+    )
+    filled = joined.withColumn(
+        FORECAST, F.coalesce(F.col(FORECAST).cast("double"), F.lit(float(mean or 0.0)))
+    )
+    return filled, missing if lacking else ()
+
+
+def _moments(
+    metric: Metric,
+    users: DataFrame,
+    since: DataFrame,
+    before: DataFrame,
+    counts: Mapping[str, int],
+) -> BySegment:
+    """All products of a metric's columns and covariates, added up by segment and variant."""
+    values = [name for name in since.columns if name != "user_id"]
+    earlier = before.select("user_id", *(F.col(name).alias(BEFORE + name) for name in values))
+    joined = users.join(since, "user_id", "left").join(earlier, "user_id", "left")
+    names = [*values, *(BEFORE + name for name in values)]
+    names += [FORECAST] if FORECAST in users.columns else []
+    with blaming(metric.path):
+        caps = _caps(metric, joined, (NUMERATOR, BEFORE + NUMERATOR))
+        rows = _sums(joined, names, caps).collect()
+    for row in rows:
+        _refuse_values(metric, names, row.asDict())
+    found = sum(int(row["0_0"]) for row in rows if row["segment"] == ALL)
+    if found != sum(counts.values()):
+        msg = (
+            f"{metric.path} returns more than one row for a user ({found:,} rows for "
+            f"{sum(counts.values()):,} users); GROUP BY user_id"
+        )
+        raise BadInput(msg)
+    moments: dict[str, dict[str, Moments]] = {}
+    for row in rows:
+        moments.setdefault(row["segment"], {})[row["variant"]] = _as_moments(names, row.asDict())
+    return moments
+
+
+def _caps(metric: Metric, joined: DataFrame, names: Sequence[str]) -> dict[str, float]:
+    """The quantile of all users together, so that no variant has a cap of its own."""
+    if metric.winsorize is None:
+        return {}
+    quantiles = [F.percentile(F.coalesce(name, F.lit(0.0)), metric.winsorize) for name in names]
+    found = joined.agg(*quantiles).collect()[0]
+    return dict(zip(names, found, strict=True))
+
+
+def _sums(joined: DataFrame, names: Sequence[str], caps: Mapping[str, float]) -> DataFrame:
+    def exact(name: str) -> Column:
+        value = F.coalesce(name, F.lit(0.0))
+        capped = F.least(value, F.lit(caps[name])) if name in caps else value
+        # What does not fit is counted below, and refused.
+        return F.coalesce(capped.try_cast(_EXACT), F.lit(0).cast(_EXACT))
+
+    cells = joined.select(
+        "variant",
+        F.explode("segments").alias("segment"),
+        *names,
+        F.lit(1).cast(_EXACT).alias("v0"),
+        *(exact(name).alias(f"v{index}") for index, name in enumerate(names, start=1)),
+    )
+    size = len(names) + 1
+    products = [
+        F.sum(F.col(f"v{i}") * F.col(f"v{j}")).cast("double").alias(f"{i}_{j}")
+        for i in range(size)
+        for j in range(i, size)
+    ]
+    odd = [
+        F.count_if(F.isnan(name) | (F.abs(name) >= _LARGEST)).alias(f"odd_{name}") for name in names
+    ]
+    return cells.groupBy("segment", "variant").agg(*products, *odd)
+
+
+def _refuse_values(metric: Metric, names: Sequence[str], row: Mapping[str, Any]) -> None:
+    for name in names:
+        if row[f"odd_{name}"]:
+            msg = (
+                f"{metric.path}: {row[f'odd_{name}']:,} users of variant {row['variant']} have a "
+                f"{name} that is not a finite number below {_LARGEST:g}; mend the rows in activity "
+                "(lumos validate finds them), or leave them out in the SELECT"
+            )
+            raise BadInput(msg)
+
+
+def _as_moments(names: Sequence[str], row: Mapping[str, Any]) -> Moments:
+    size = len(names) + 1
+    matrix = np.array([[row[f"{min(i, j)}_{max(i, j)}"] for j in range(size)] for i in range(size)])
+    return Moments((ONE, *names), matrix)
+
+
+def _sql(settings: Settings, name: str) -> str:
+    """An adopter's own SQL folder may hold other statistics; ours serve where it does not."""
+    folders = [root / "experiment" for root in (settings.sql_root, shipped_sql())]
+    for folder in folders:
+        if (folder / name).is_file():
+            return (folder / name).read_text(encoding="utf-8")
+    msg = f"{name} is in none of {', '.join(map(str, folders))}; set LUMOS_SQL to include/sql"
+    raise BadInput(msg)
