@@ -13,7 +13,7 @@ from lumos.train import checkpoint
 from lumos.train.checkpoint import Checkpoint
 
 # Of a recipe, what no training reads.
-_SERVING = {"evaluation", "scoring", "publishing", "calibration", "quality", "experiments"}
+_SERVING = {"evaluation", "scoring", "publishing", "calibration", "quality"}
 
 
 def trained_forecaster(given: Data, seed: int = 0) -> Checkpoint:

@@ -1,19 +1,20 @@
-"""Assign users to variants and measure the experiment up to a business date.
+"""Assign users to variants, measure the experiments up to a business date, write their pages.
 
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
 | runs | daily at 06:00 UTC; waits until `activity` is ready for the date |
-| feeds | the tables `exposures`, `outcomes`, `effects` |
+| feeds | the tables `exposures`, `outcomes`, `effects`; pages below `$LUMOS_HOME/reports` |
 
 **When a task is red**
 
 * `wait_activity`: the message names the newest ready date; look at `daily_aggregation`.
 * `assign`, `measure`, *bad input*: the parameter `experiment` names none of the recipe's, or one
   that has not started. Without the parameter, a recipe with nothing to measure ends green.
-
-A sample ratio that is off fails nothing here: it is a `critical` row of the table `metrics`, and
-the report hides the effects. Look for users that were lost or logged twice before reading any.
+* `review`: *the gate refused* means that a split is broken (look for users that were lost or
+  logged twice before reading any effect; the page hides them) or that a guardrail is crossed
+  (somebody must decide today whether to stop). The page is written all the same: the button
+  *Experiment page* on the task opens it.
 """
 
 from airflow.sdk import DAG, Param
@@ -46,4 +47,5 @@ with DAG(
         jobs.wait("activity")
         >> jobs.verb("assign", options=EXPERIMENT, writes=("exposures",), hours=1)
         >> jobs.verb("measure", options=EXPERIMENT, writes=("outcomes", "effects"))
+        >> jobs.verb("review", options=EXPERIMENT, hours=1)
     )

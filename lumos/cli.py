@@ -166,6 +166,11 @@ VERBS: Mapping[str, Verb] = {
     "measure": Verb(
         "lumos.experiment.measure:measure", "outcomes and effects of an experiment", (_EXPERIMENT,)
     ),
+    "review": Verb(
+        "lumos.study.experiment_page:review",
+        "an HTML page an experiment, or an alarm that says where it is (exit 3)",
+        (_EXPERIMENT,),
+    ),
     "report": Verb("lumos.study.report:report", "an HTML report of one business date"),
 }
 

@@ -350,6 +350,7 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
             (
                 column("experiment", "string"),
                 column("frozen_on", "date", "business day", "from here on it is held to"),
+                column("assigned_until", "date", "business day", "last day users were assigned"),
                 column("declaration", "string", "JSON", "its file, whole"),
             ),
         ),

@@ -30,11 +30,6 @@ def with_task(**fields):
     }
 
 
-def with_experiment(**fields):
-    (experiment,) = load(RECIPE).model_dump()["experiments"]
-    return [{**experiment, **fields}]
-
-
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
@@ -87,15 +82,6 @@ def with_experiment(**fields):
             "metric='wape' asks for a median, .*has_head=True",
         ),
         ({"model": {"d_model": 10, "num_heads": 4}}, "d_model=10 is not divisible by"),
-        ({"experiments": with_experiment(cost="money")}, "cost='money' is no activity column"),
-        (
-            {
-                "experiments": with_experiment(
-                    variants=[{"name": "a", "weight": 0.5}, {"name": "b", "weight": 0.6}]
-                )
-            },
-            r"weights sum to 1\.1, expected 1",
-        ),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_in_a_sentence(fields, complaint):

@@ -14,7 +14,7 @@ import pytest
 from lumos.settings import REPOSITORY
 
 SOURCES = ("lumos", "include", "pyproject.toml", "requirements.in", "README.md", "Makefile")
-DATA = (".sql", ".properties", ".j2")
+DATA = (".sql", ".toml", ".properties", ".j2")
 WHERE = """
 import json, lumos
 from lumos.settings import Settings, shipped_sql

@@ -94,7 +94,7 @@ class Step(Config):
 
 
 class Experiment(Config):
-    """What is compared, for whom, by which metric, until when; see docs/experiment.md.
+    """What is compared, for whom, by which metric, until when; see docs/ab-tests.md.
 
     ``columns`` names activity columns for the metrics: ``{"cost": "coupon_discount"}`` lets every
     metric say ``cost``. ``minimum_effect`` is the relative change of the primary metric that is
@@ -326,20 +326,23 @@ def freeze(request: Request, experiments: Sequence[Experiment]) -> None:
     declared_as = tables(request.recipe)["experiments"]
     for experiment in experiments:
         frozen = _frozen(request, experiment.name)
-        text = experiment.model_dump_json()
-        since = request.date
+        row = {
+            "experiment": experiment.name,
+            "frozen_on": request.date,
+            "assigned_until": request.date,
+            "declaration": experiment.model_dump_json(),
+        }
         if frozen is not None:
-            _refuse_changes(request, experiment, frozen)
-            since = min(frozen["frozen_on"], since)
-            if (frozen["declaration"], frozen["frozen_on"]) == (text, since):
-                continue
-        row = {"experiment": experiment.name, "frozen_on": since, "declaration": text}
-        replace(
-            table_uri(request.settings, request.recipe, "experiments"),
-            pa.Table.from_pylist([row], schema=declared_as.arrow_schema(request.recipe)),
-            where=predicate(experiment=experiment.name),
-            partition=declared_as.partition,
-        )
+            _refuse_changes(experiment, frozen)
+            row["frozen_on"] = min(frozen["frozen_on"], request.date)
+            row["assigned_until"] = max(frozen["assigned_until"], request.date)
+        if row != frozen:
+            replace(
+                table_uri(request.settings, request.recipe, "experiments"),
+                pa.Table.from_pylist([row], schema=declared_as.arrow_schema(request.recipe)),
+                where=predicate(experiment=experiment.name),
+                partition=declared_as.partition,
+            )
 
 
 def hold(request: Request, experiments: Sequence[Experiment]) -> None:
@@ -351,7 +354,7 @@ def hold(request: Request, experiments: Sequence[Experiment]) -> None:
     for experiment in experiments:
         frozen = _frozen(request, experiment.name)
         if frozen is not None:
-            _refuse_changes(request, experiment, frozen)
+            _refuse_changes(experiment, frozen)
 
 
 def _frozen(request: Request, name: str) -> dict[str, Any] | None:
@@ -361,20 +364,19 @@ def _frozen(request: Request, name: str) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def _refuse_changes(request: Request, experiment: Experiment, frozen: Mapping[str, Any]) -> None:
+def _refuse_changes(experiment: Experiment, frozen: Mapping[str, Any]) -> None:
     was: dict[str, Any] = json.loads(frozen["declaration"])
     now: dict[str, Any] = json.loads(experiment.model_dump_json())
     changed = [name for name in now if now[name] != was.get(name) and name not in _MAY_CHANGE]
-    today = request.date.isoformat()
-    if [step for step in was["ramp"] if step["day"] <= today] != [
-        step for step in now["ramp"] if step["day"] <= today
-    ]:
-        changed.append("the ramp of days that have come")
+    until = frozen["assigned_until"].isoformat()
+    past, still = ([s for s in said["ramp"] if s["day"] <= until] for said in (was, now))
+    if past != still:
+        changed.append(f"the ramp up to {until}, by which users were assigned")
     if changed:
         msg = (
             f"experiment {experiment.name} has run since {frozen['frozen_on']} and its file "
             f"has changed since: {', '.join(changed)}. Put that back, or declare a new experiment "
-            "under a new name; only the ramp of days to come, stopped_on and the description "
+            "under a new name; only steps of the ramp to come, stopped_on and the description "
             "may change"
         )
         raise BadInput(msg)

@@ -43,8 +43,8 @@ class Moments:
         matrix: Sum over users of the product of two of them; (K, K), symmetric.
 
     Raises:
-        ValueError: Nobody, a sum that is not finite, nothing in the denominator, or names and a
-            matrix that do not belong together.
+        ValueError: Nobody, a sum that is not finite, or names and a matrix that do not belong
+            together.
     """
 
     names: tuple[str, ...]
@@ -66,11 +66,8 @@ class Moments:
         if (matrix != matrix.T).any() and not np.allclose(matrix, matrix.T, atol=0):
             msg = f"sums of products must be symmetric, not {matrix.tolist()} of {self.names}"
             raise ValueError(msg)
-        if matrix[0, 0] < 1 or matrix[0, self.divisor] <= 0:
-            msg = (
-                "a variant needs users and a positive denominator, not "
-                f"{matrix[0, 0]:g} users and {matrix[0, self.divisor]:g}"
-            )
+        if matrix[0, 0] < 1:
+            msg = f"a variant needs users, not {matrix[0, 0]:g} users"
             raise ValueError(msg)
 
     @classmethod
@@ -101,6 +98,11 @@ class Moments:
         """Where the names have what the numerator is divided by; "one" for a mean per user."""
         return self.names.index(DENOMINATOR) if DENOMINATOR in self.names else 0
 
+    @property
+    def has_ratio(self) -> bool:
+        """Whether there is something to divide by."""
+        return bool(self.matrix[0, self.divisor] > 0)
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -116,6 +118,7 @@ class Effect:
         high: Its other end.
         p_value: Of no difference, two-sided.
         relative: The effect over the control; a control of zero has none.
+        relative_error: Its standard error (delta method).
         relative_low: End of its 1 - alpha interval.
         relative_high: Its other end.
         relative_p_value: Of no relative difference, two-sided. It agrees with the relative
@@ -131,6 +134,7 @@ class Effect:
     high: float | None = None
     p_value: float | None = None
     relative: float | None = None
+    relative_error: float | None = None
     relative_low: float | None = None
     relative_high: float | None = None
     relative_p_value: float | None = None
@@ -209,11 +213,16 @@ def compare(
             nothing and does no harm.
 
     Raises:
-        ValueError: Variants that were measured differently, or an unknown covariate.
+        ValueError: Variants that were measured differently, what is no covariate of theirs, or
+            nothing to divide by.
     """
     names = control.names
-    if treatment.names != names or not set(adjust) <= set(names):
+    if treatment.names != names or not set(adjust) <= {*names} - {ONE, NUMERATOR, DENOMINATOR}:
         msg = f"cannot compare {names} and {treatment.names}, adjusted for {list(adjust)}"
+        raise ValueError(msg)
+    if not (control.has_ratio and treatment.has_ratio):
+        sums = [float(side.matrix[0, side.divisor]) for side in (control, treatment)]
+        msg = f"a ratio needs a positive denominator, not {sums}"
         raise ValueError(msg)
     covariates = [names.index(name) for name in adjust]
     arms = [_Arm.of(side, covariates) for side in (control, treatment)]
@@ -266,16 +275,16 @@ def _effect(
 
     error = math.sqrt(variance)
     absolute = (error, difference - reach * error, difference + reach * error, p_value(error))
-    reduction = 1 - variance / sum(plain.variance or 0.0 for plain in unadjusted)
+    before = sum(plain.variance or 0.0 for plain in unadjusted)
+    reduction = 1 - variance / before if before else 0.0
     if ratio is None or relative is None:
         return Effect(*known, *absolute, variance_reduction=reduction)
     spread = math.sqrt(treatment.variance + ratio**2 * control.variance)
     if spread == 0:
         return Effect(*known, *absolute, relative, variance_reduction=reduction)
-    half = reach * spread / abs(control.value)
-    return Effect(
-        *known, *absolute, relative, relative - half, relative + half, p_value(spread), reduction
-    )
+    off = spread / abs(control.value)
+    ends = (relative - reach * off, relative + reach * off)
+    return Effect(*known, *absolute, relative, off, *ends, p_value(spread), reduction)
 
 
 def sample_ratio_p_value(counts: Sequence[int], shares: Sequence[float]) -> float:

@@ -11,7 +11,6 @@ Looks are compared on the scale of *relative* effects, so that a metric that gro
 """
 
 import datetime as dt
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -175,14 +174,18 @@ class _Look:
         }
 
 
-def _primary(found: Reduced, treatment: str) -> Effect:
+def _primary(found: Reduced, treatment: str) -> Effect | None:
+    """The effect that the looks are about; none while there is nothing to divide by."""
     experiment = found.experiment
     moments = found.moments[experiment.primary.metric][ALL]
+    control, treated = moments[experiment.control], moments[treatment]
+    if not (control.has_ratio and treated.has_ratio):
+        return None
     return compare(
-        moments[experiment.control],
-        moments[treatment],
+        control,
+        treated,
         alpha=experiment.alpha,
-        adjust=_covariates(moments[treatment], experiment.adjust),
+        adjust=_covariates(treated, experiment.adjust),
     )
 
 
@@ -225,7 +228,7 @@ def _rows(
                     "num_treatment": treated.num_users,
                     "srm_p_value": srm,
                 }
-                if is_broken:
+                if is_broken or not (control.has_ratio and treated.has_ratio):
                     rows.append({**row, **_HIDDEN})
                     continue
                 effect = compare(
@@ -286,23 +289,11 @@ def _shown(
         reach = always_valid_reach(error, experiment.alpha, tau) * scale
         row |= {"rule": ALWAYS_VALID, "low": effect.effect - reach, "high": effect.effect + reach}
         row["p_value"] = always_valid_p(effect.effect / scale, error, tau)
-    if row["low"] is not None and effect.error and effect.relative is not None:
+    if row["low"] is not None and effect.error and effect.relative_error:
         # As many standard errors as the rule's interval of the difference has.
-        reach = (row["high"] - row["low"]) / 2 / effect.error * _relative_error(effect)
-        row |= {
-            "relative_low": effect.relative - reach,
-            "relative_high": effect.relative + reach,
-        }
+        reach = (row["high"] - row["low"]) / 2 / effect.error * effect.relative_error
+        row["relative_low"], row["relative_high"] = row["relative"] - reach, row["relative"] + reach
     return row
-
-
-def _relative_error(effect: Effect) -> float:
-    """Of the relative effect, from its own interval, whose width is as many of its errors."""
-    if effect.relative_low is None or effect.relative_high is None or not effect.error:
-        return math.nan
-    assert effect.low is not None
-    assert effect.high is not None
-    return (effect.relative_high - effect.relative_low) / (effect.high - effect.low) * effect.error
 
 
 def _correct(rows: Sequence[Row]) -> None:

@@ -10,6 +10,7 @@ covariates: whatever statistics ask for later comes from these sums, without ano
 Sums are exact decimals, so that the order in which Spark adds changes no bit.
 """
 
+import datetime as dt
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -131,18 +132,18 @@ def run_metric(spark: SparkSession, metric: Metric) -> DataFrame:
     """
     try:
         frame = spark.sql(metric.text)
+        values = [name for name in frame.columns if name != "user_id"]
+        numbers = frame.withColumns({name: F.col(name).cast("double") for name in values})
     except (AnalysisException, ParseException) as error:
         msg = f"{metric.path} cannot be run: {str(error).splitlines()[0]}"
         raise BadInput(msg) from error
-    wanted = {"user_id", NUMERATOR}
-    if not wanted <= set(frame.columns) <= wanted | {DENOMINATOR}:
+    if not {NUMERATOR, "user_id"} <= set(frame.columns) <= {NUMERATOR, DENOMINATOR, "user_id"}:
         msg = (
             f"{metric.path} returns {', '.join(frame.columns)}; expected user_id, numerator and, "
             "for a ratio, denominator"
         )
         raise BadInput(msg)
-    values = [name for name in (NUMERATOR, DENOMINATOR) if name in frame.columns]
-    return frame.select("user_id", *(F.col(name).cast("double").alias(name) for name in values))
+    return numbers
 
 
 def reduced(
@@ -170,7 +171,7 @@ def reduced(
     def select(name: str) -> DataFrame:
         return spark.sql(_sql(settings, name), args=arguments)
 
-    counts, excluded = _counts(spark, request, experiment)
+    counts, excluded, last = _counts(spark, request, experiment)
     exposed = select("exposed.sql")
     exposed.createOrReplaceTempView("exposed")
     activity = spark.table("activity")
@@ -201,7 +202,7 @@ def reduced(
         experiment=experiment,
         counts=counts,
         excluded=excluded,
-        num_rows_before=_rows_before(spark, request, experiment),
+        num_rows_before=_rows_before(spark, experiment) if last > experiment.start else 0,
         outcomes=outcomes,
         moments=moments,
         missing=missing,
@@ -220,19 +221,24 @@ def _kept(frame: DataFrame) -> Iterator[DataFrame]:
 
 def _counts(
     spark: SparkSession, request: Request, experiment: Experiment
-) -> tuple[dict[str, int], dict[str, int]]:
+) -> tuple[dict[str, int], dict[str, int], dt.date]:
+    """Users who count by variant, those who do not by reason, and the last day of exposure."""
     exposures = spark.table("exposures").where(
         (F.col("experiment") == experiment.name) & (F.col("exposed_on") <= F.lit(request.date))
     )
-    found = exposures.groupBy("variant", "excluded").count().collect()
+    found = (
+        exposures.groupBy("variant", "excluded")
+        .agg(F.count("*").alias("num_users"), F.max("exposed_on").alias("last"))
+        .collect()
+    )
     names = [variant.name for variant in experiment.variants]
     counts = dict.fromkeys(names, 0)
     excluded: dict[str, int] = {}
     for row in found:
         if row["excluded"] is None:
-            counts[row["variant"]] = row["count"]
+            counts[row["variant"]] = row["num_users"]
         else:
-            excluded[row["excluded"]] = excluded.get(row["excluded"], 0) + row["count"]
+            excluded[row["excluded"]] = excluded.get(row["excluded"], 0) + row["num_users"]
     empty = [name for name, count in counts.items() if not count]
     if empty:
         msg = (
@@ -241,17 +247,15 @@ def _counts(
             f"--experiment {experiment.name}, or wait for more users"
         )
         raise BadInput(msg)
-    return counts, excluded
+    return counts, excluded, max(row["last"] for row in found)
 
 
-def _rows_before(spark: SparkSession, request: Request, experiment: Experiment) -> int:
+def _rows_before(spark: SparkSession, experiment: Experiment) -> int:
     """Activity rows of the experiment's days that count for nobody: done before exposure."""
-    exposed = spark.table("exposed").select(F.col("user_id").alias("_user"), "first_day")
-    rows = spark.table("activity").where(
-        F.col("day").between(F.lit(experiment.start), F.lit(request.date))
-    )
+    late = spark.table("exposed").where(F.col("first_day") > F.lit(experiment.start))
+    late = late.select(F.col("user_id").alias("_user"), "first_day")
+    rows = spark.table("activity").where(F.col("day") >= F.lit(experiment.start))
     both = (F.col("user_id") == F.col("_user")) & (F.col("day") < F.col("first_day"))
-    late = exposed.where(F.col("first_day") > F.lit(experiment.start))
     return rows.join(late, both).count()
 
 

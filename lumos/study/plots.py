@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Stand-ins that nothing else would draw with; the page's style sheet defines the variables.
-_COLOURS = {
+COLOURS = {
     "ink": "#010101",
     "muted": "#010102",
     "grid": "#010103",
@@ -30,29 +30,30 @@ _COLOURS = {
     "second": "#010105",
     "third": "#010106",
     "paper": "#010107",
+    "bad": "#010108",
 }
-_SERIES = ("first", "second", "third", "muted")
+SERIES = ("first", "second", "third", "muted")
 # matplotlib types its keys as 300 literals, which no constant of ours can be.
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 9,
-    "axes.edgecolor": _COLOURS["muted"],
-    "axes.labelcolor": _COLOURS["ink"],
+    "axes.edgecolor": COLOURS["muted"],
+    "axes.labelcolor": COLOURS["ink"],
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
-    "axes.titlecolor": _COLOURS["ink"],
-    "grid.color": _COLOURS["grid"],
+    "axes.titlecolor": COLOURS["ink"],
+    "grid.color": COLOURS["grid"],
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "legend.labelcolor": _COLOURS["ink"],
-    "text.color": _COLOURS["ink"],
-    "xtick.color": _COLOURS["muted"],
-    "ytick.color": _COLOURS["muted"],
-    "xtick.labelcolor": _COLOURS["ink"],
-    "ytick.labelcolor": _COLOURS["ink"],
+    "legend.labelcolor": COLOURS["ink"],
+    "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "xtick.labelcolor": COLOURS["ink"],
+    "ytick.labelcolor": COLOURS["ink"],
 }
 
 
@@ -91,7 +92,7 @@ def _for_page(svg: str) -> str:
     box = re.search(r'viewBox="[^"]*"', head)
     assert box is not None, "matplotlib always writes a viewBox"
     svg = f'<svg {box.group()} xmlns:xlink="http://www.w3.org/1999/xlink" aria-hidden="true">{rest}'
-    for variable, colour in _COLOURS.items():
+    for variable, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{variable})")
     return svg.strip()
 
@@ -112,14 +113,14 @@ def calibration(name: str, title: str, curves: Mapping[str, Reliability], *, uni
         )
         limit = min(top * 1.05, 1.02) if unit == "probability" else top * 1.05
         limit = limit or 1.0
-        axes.plot([0, limit], [0, limit], color=_COLOURS["muted"], linewidth=0.8, linestyle=":")
-        for (label, curve), colour in zip(curves.items(), _SERIES, strict=False):
+        axes.plot([0, limit], [0, limit], color=COLOURS["muted"], linewidth=0.8, linestyle=":")
+        for (label, curve), colour in zip(curves.items(), SERIES, strict=False):
             axes.errorbar(
                 curve.forecast,
                 curve.outcome,
                 curve.half_width,
                 label=label,
-                color=_COLOURS[colour],
+                color=COLOURS[colour],
                 marker="o",
                 markersize=3.5,
                 linewidth=1.2,
@@ -138,13 +139,11 @@ def gains(name: str, title: str, share: Floats, found: Floats) -> str:
     """Share of the outcome held by the users with the highest forecasts."""
     with drawing(name, 3.5, 3.0) as drawn:
         axes = drawn.axes
-        axes.plot([0, 100], [0, 100], color=_COLOURS["muted"], linewidth=0.8, linestyle=":")
-        axes.fill_between(
-            share * 100, share * 100, found * 100, color=_COLOURS["first"], alpha=0.12
-        )
-        axes.plot(share * 100, found * 100, color=_COLOURS["first"], linewidth=1.6)
+        axes.plot([0, 100], [0, 100], color=COLOURS["muted"], linewidth=0.8, linestyle=":")
+        axes.fill_between(share * 100, share * 100, found * 100, color=COLOURS["first"], alpha=0.12)
+        axes.plot(share * 100, found * 100, color=COLOURS["first"], linewidth=1.6)
         tenth = float(np.interp(0.1, share, found)) * 100
-        axes.plot([10], [tenth], marker="o", markersize=5, color=_COLOURS["first"])
+        axes.plot([10], [tenth], marker="o", markersize=5, color=COLOURS["first"])
         text = f"top 10% hold {tenth:.0f}%\n(lift {tenth / 10:.1f})"
         axes.text(0.97, 0.05, text, transform=axes.transAxes, ha="right", linespacing=1.4)
         axes.set(title=title, xlabel="% of users, highest forecast first", ylabel="% of outcome")
@@ -182,17 +181,17 @@ def timeline(name: str, line: Timeline, *, first: dt.date, as_of: dt.date, last:
                 [chance],
                 right - left - 0.15,
                 align="edge",
-                color=_COLOURS["second"],
+                color=COLOURS["second"],
                 alpha=0.22,
                 linewidth=0,
             )
             middle = (left + right) / 2
-            axes.text(middle, 0.05, f"{chance:.0%}", ha="center", color=_COLOURS["second"])
+            axes.text(middle, 0.05, f"{chance:.0%}", ha="center", color=COLOURS["second"])
         days = [day_number(day) for day in line.days]
-        axes.bar(days, list(line.days.values()), 0.62, color=_COLOURS["first"], linewidth=0)
+        axes.bar(days, list(line.days.values()), 0.62, color=COLOURS["first"], linewidth=0)
         came = [day_number(day) for day in line.active if first <= day <= last]
-        axes.plot(came, [1.12] * len(came), "o", markersize=4.5, color=_COLOURS["ink"])
-        axes.axvline(day_number(as_of) + half, color=_COLOURS["muted"], linestyle="--")
+        axes.plot(came, [1.12] * len(came), "o", markersize=4.5, color=COLOURS["ink"])
+        axes.axvline(day_number(as_of) + half, color=COLOURS["muted"], linestyle="--")
         axes.set(xlim=(day_number(first) - half, day_number(last) + half), ylim=(0, 1.25))
         axes.set_yticks([0, 0.5, 1], ["0", "50%", "100%"])
         _day_ticks(axes, as_of, first, last, every=7)
@@ -208,51 +207,3 @@ def _day_ticks(axes: "Axes", anchor: dt.date, first: dt.date, last: dt.date, *, 
         if (number - day_number(anchor)) % every == 0
     ]
     axes.set_xticks(numbers, [f"{from_day_number(number):%-d %b}" for number in numbers])
-
-
-def by_day(
-    name: str, title: str, days: Sequence[dt.date], series: Mapping[str, Sequence[float]]
-) -> str:
-    """A line per variant over the days of an experiment."""
-    with drawing(name, 4.6, 2.6) as drawn:
-        axes = drawn.axes
-        for (label, values), colour in zip(series.items(), _SERIES * len(series), strict=False):
-            axes.plot(
-                [day_number(day) for day in days],
-                values,
-                label=label,
-                color=_COLOURS[colour],
-                linewidth=1.4,
-                marker="o",
-                markersize=2.5,
-            )
-        _day_ticks(axes, days[0], days[0], days[-1], every=-(-len(days) // 6))
-        axes.set(title=title)
-        axes.set_ylim(bottom=0)
-        axes.grid(visible=True)
-        axes.legend(loc="lower left", ncols=2)
-    return drawn.svg
-
-
-def relative_effects(name: str, rows: Sequence[tuple[str, float, float, float]]) -> str:
-    """Relative effects with their intervals, in percent; the dotted line is no effect."""
-    with drawing(name, 4.6, 0.9 + 0.45 * len(rows)) as drawn:
-        axes = drawn.axes
-        places = np.arange(len(rows))[::-1]
-        middle = np.array([row[1] for row in rows]) * 100
-        reach = np.abs(np.array([[row[1] - row[2], row[3] - row[1]] for row in rows]).T) * 100
-        axes.axvline(0, color=_COLOURS["muted"], linewidth=0.9, linestyle=":")
-        axes.errorbar(
-            middle,
-            places,
-            xerr=reach,
-            fmt="o",
-            markersize=5,
-            capsize=3,
-            linewidth=1.4,
-            color=_COLOURS["first"],
-        )
-        axes.set(yticks=places, title="relative effect, %", ylim=(-0.6, len(rows) - 0.4))
-        axes.set_yticklabels([row[0] for row in rows])
-        axes.grid(visible=True, axis="x")
-    return drawn.svg

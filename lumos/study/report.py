@@ -6,25 +6,23 @@ can be mailed, attached to a ticket, or opened on a plane.
 """
 
 import datetime as dt
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lumos import ledger
 from lumos.config import Task
-from lumos.experiment.effects import METRICS
-from lumos.study import operations, plots, sections
+from lumos.experiment.declaration import running
+from lumos.study import operations, pages, plots, sections
 from lumos.study.curves import cross_fitted, gain, median_reliability, reliability
+from lumos.study.experiment_page import folder, page_path
 from lumos.study.pinned import latest, metric_rows, pinned
+from lumos.study.reviews import reviewed
 from lumos.verbs import BadInput, Report, Request
 
-_TEMPLATE = "report.html.j2"
 _QUALITY_JOBS = ("aggregate", "validate", "publish")
 _HISTORY_SHOWN_DAYS = 42
 
@@ -44,32 +42,11 @@ def report(request: Request) -> Report:
             f"ready for {dates or 'no dates at all'}. Run lumos aggregate --date {request.date}"
         )
         raise BadInput(msg)
-    page = render(_context(request, entries))
-    folder = request.settings.home / "reports" / request.recipe.name / request.date.isoformat()
-    path = folder / "index.html"
-    _write(path, page)
+    page = pages.render("report.html.j2", _context(request, entries))
+    reports = request.settings.home / "reports" / request.recipe.name
+    path = reports / request.date.isoformat() / "index.html"
+    pages.write(path, page)
     return request.report(details={"path": str(path), "bytes": len(page.encode())})
-
-
-def render(context: Mapping[str, Any]) -> str:
-    """Fill the template; whatever comes from a table is escaped, and a missing name is a fault."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figures": _figures, "percent": _percent, "day": _day}
-    return environment.get_template(_TEMPLATE).render(context)
-
-
-def _write(path: Path, page: str) -> None:
-    """Whole or not at all, also when this process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
 
 
 def _context(request: Request, entries: list[ledger.Entry]) -> dict[str, Any]:
@@ -89,8 +66,7 @@ def _context(request: Request, entries: list[ledger.Entry]) -> dict[str, Any]:
         "gains": _gain_figures(request, evaluated),
         "timelines": _timeline_figures(request, evaluated),
         "calendar": sections.calendar(request),
-        "experiments": _experiment_sections(request),
-        "metric_words": METRICS,
+        "experiments": _experiments(request),
         "alarms": [row for row in checks if row["verdict"] in ("critical", "warning")],
         "num_passed": sum(row["verdict"] == "ok" for row in checks),
         "passed": [row for row in checks if row["verdict"] in ("ok", "info")],
@@ -120,7 +96,7 @@ def _tiles(request: Request, entries: list[ledger.Entry]) -> list[tuple[str, str
         tiles.append((f"{num_users:,}", "users known", "registered by the day"))
     manifest = _manifest(request)
     if manifest is not None:
-        until = f"valid until {_day(manifest['valid_until'])}"
+        until = f"valid until {pages.day(manifest['valid_until'])}"
         tiles.append((f"{manifest['num_rows']:,}", "scores published", until))
         calibrator = f"calibrator {manifest['calibrator_version'][:8]}"
         tiles.append((f"v{manifest['model_version']}", "model that scored", calibrator))
@@ -216,37 +192,17 @@ def _timeline_figures(
     }
 
 
-def _experiment_sections(request: Request) -> list[dict[str, Any]]:
+def _experiments(request: Request) -> list[dict[str, Any]]:
+    """A verdict on each running experiment, and its page where that has been written."""
     found = []
-    for item in operations.experiments(request):
-        figures = []
-        if item.effects and not item.is_split_broken:
-            rows = [
-                (f"{row['metric']}: {row['variant']}", row["relative"], low, high)
-                for row in item.effects
-                if (low := row["relative_low"]) is not None
-                and (high := row["relative_high"]) is not None
-            ]
-            name = item.experiment.name
-            if rows:
-                svg = plots.relative_effects(f"effects-{name}", rows)
-                figures.append((svg, "Relative effects with intervals; the table has the numbers."))
-            if len(item.days) > 1:
-                svg = plots.by_day(f"days-{name}", "share active", item.days, item.active)
-                figures.append((svg, "Share of exposed users active on each day, by variant."))
-        found.append({"outcome": item, "figures": figures})
+    for experiment in running(request):
+        told = reviewed(request, experiment)
+        path = page_path(request, experiment.name)
+        found.append(
+            {
+                "name": experiment.name,
+                "verdict": told and told.verdict,
+                "page": f"../{path.relative_to(folder(request).parent)}" if path.exists() else "",
+            }
+        )
     return found
-
-
-def _figures(value: float | None) -> str:
-    """Four significant figures; a dash where there is no number."""
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _percent(value: float | None) -> str:
-    """Signed, in percent; a dash where there is no number."""
-    return "-" if value is None else f"{value:+.1%}"
-
-
-def _day(value: dt.date) -> str:
-    return f"{value:%a} {value.day} {value:%b %Y}"

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from lumos.cloud import read_cloud
 from lumos.settings import Settings
 from lumos_airflow.operators.local import (
+    LocalReviewOperator,
     LocalScoreOperator,
     LocalTrainOperator,
     LocalVerbOperator,
@@ -25,6 +26,9 @@ from lumos_airflow.operators.scratch import PrepareScratchOperator, ReleaseScrat
 
 # Those that compute with torch; all others run on Databricks.
 _ON_EC2 = ("train", "evaluate", "score", "shadow", "embed")
+# Its pages lie on this host's disk, from which Airflow's server shows them.
+_HERE = ("review",)
+_LOCAL = {"score": LocalScoreOperator, "review": LocalReviewOperator}
 _SPARK = ("aggregate", "sequences", "validate", "measure")
 _FORCE = {"force": "{{ params.force }}"}
 _SCRATCH = "{{ ti.xcom_pull(task_ids='prepare_machine') }}"
@@ -69,8 +73,8 @@ def verb(
         "switches": {**_FORCE, **(switches or {})},
         **_common(name, writes, kwargs),
     }
-    if not is_cloud():
-        local = LocalScoreOperator if name == "score" else LocalVerbOperator
+    if not is_cloud() or name in _HERE:
+        local = _LOCAL.get(name, LocalVerbOperator)
         return local(**common, execution_timeout=dt.timedelta(hours=hours))
     from lumos_airflow.operators.databricks import DatabricksVerbOperator
     from lumos_airflow.operators.torchrun_ec2 import Ec2VerbOperator, ScoreEc2Operator

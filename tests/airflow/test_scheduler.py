@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pyarrow as pa
 import pytest
@@ -176,6 +177,22 @@ def test_a_run_that_cannot_be_mended_by_a_retry_is_not_retried(airflow, first_da
     assert (task.state, task.try_number) == ("failed", 1)
     _, lines = airflow.log(task)
     assert any("bad input, which a retry cannot mend" in line for line in lines)
+
+
+def test_the_page_of_an_experiment_is_for_who_has_logged_in(airflow, first_day):
+    run = first_day["ab_metrics"]
+    task = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/review"
+    page = airflow.call("GET", f"{task}/links")["extra_links"]["Experiment page"]
+    with httpx.Client(base_url=airflow.url) as browser:
+        assert browser.get(page).status_code == 401
+        who = {"username": "admin", "password": airflow.password}
+        token = browser.post("/auth/token", json=who).json()["access_token"]
+        browser.cookies.set("_token", token)
+        shown = browser.get(page)
+        assert (shown.status_code, "towels_aa" in shown.text) == (200, True)
+        assert (
+            browser.get(page.replace("index.html", "%2e%2e/%2e%2e/index.html")).status_code == 404
+        )
 
 
 def test_no_dag_has_an_import_error(airflow):

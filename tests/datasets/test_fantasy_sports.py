@@ -18,6 +18,8 @@ from lumos.datasets.fantasy_sports.truth import event_effect, offer_effect
 from lumos.datasets.fantasy_sports.users import INTERESTS, STATIC_COLUMNS, Users, users_of
 from lumos.datasets.fantasy_sports.world import BLOCK_USERS, user_ids
 from lumos.experiment.assignment import variant_of
+from lumos.experiment.declaration import declared
+from lumos.settings import Settings
 
 FOUR_YEARS = World(4 * BLOCK_USERS)
 # Long enough for a season, a world cup and the offer, and quick to make.
@@ -298,7 +300,10 @@ def test_the_estimated_effect_of_the_offer_lies_by_the_true_one() -> None:
 
 
 def test_the_offer_goes_to_whom_the_platform_says() -> None:
-    (experiment,) = RECIPE.experiments
+    (experiment,) = (
+        e for e in declared(Settings.from_environment({}), RECIPE) if e.name == effects.OFFER_NAME
+    )
+    assert (experiment.start, experiment.planned_days) == (effects.OFFER_START, effects.OFFER_DAYS)
     ids = user_ids(np.arange(500))
     variants = variant_of([name.decode() for name in ids], experiment)
     np.testing.assert_array_equal(variants == "target", effects.is_offered(ids))

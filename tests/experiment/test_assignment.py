@@ -186,12 +186,19 @@ def test_a_larger_share_of_the_ramp_adds_users_and_moves_nobody(lake: Lake) -> N
     found = []
     for date, declared in zip(
         dates,
-        [ramp((0, 0.1)), ramp((0, 0.1), (1, 0.5)), ramp((0, 0.1), (1, 0.5)), ramp((0, 0.1), (1, 0.5), (3, 1))],
+        [
+            ramp((0, 0.1)),
+            ramp((0, 0.1), (1, 0.5)),
+            ramp((0, 0.1), (1, 0.5)),
+            ramp((0, 0.1), (1, 0.5), (3, 1)),
+        ],
         strict=True,
     ):
         lake.declare(declared)
         lake.run("assign", date)
-        found.append({row["user_id"]: (row["variant"], row["exposed_on"]) for row in lake.rows("exposures")})
+        found.append(
+            {row["user_id"]: (row["variant"], row["exposed_on"]) for row in lake.rows("exposures")}
+        )
     for before, after in itertools.pairwise(found):
         assert before.items() <= after.items()
     assert [round(len(rows) / 400, 1) for rows in found] == [0.1, 0.5, 0.5, 1.0]

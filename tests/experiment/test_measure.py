@@ -3,22 +3,34 @@
 import datetime as dt
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from lumos.config import Experiment, Variant
 from lumos.delta import open_table, read, replace
 from lumos.experiment.assignment import variant_of
+from lumos.experiment.declaration import Variant
+from lumos.experiment.effects import Moments, compare
 from lumos.tables import table_uri
 from lumos.verbs import BadInput
-from tests.experiment.conftest import START, Lake, experiment, gym_with
+from tests.experiment.conftest import START, Lake, experiment
 
 pytestmark = pytest.mark.usefixtures("spark")
 DAY = dt.timedelta(days=1)
 DATE = START + 9 * DAY
 USERS = {f"m-{n:02d}é": START + max(0, n - 30) * DAY for n in range(40)}
+EXPERIMENT = experiment(
+    adjust="pre_period",
+    pre_days=3,
+    segments=("plan",),
+    secondary=(
+        {"metric": "active_days", "direction": "up"},
+        {"metric": "retention", "direction": "up"},
+        {"metric": "offer_cost_per_active_user", "direction": "down"},
+    ),
+)
 
 
 def visits(seed: int = 5) -> dict[tuple[str, dt.date], float]:
@@ -28,14 +40,14 @@ def visits(seed: int = 5) -> dict[tuple[str, dt.date], float]:
         (user, START + n * DAY): round(float(random.gamma(1, 3)), 2)
         for user in USERS
         for n in range(-3, 12)
-        if random.random() < 0.4
+        if random.random() < (0.4 if int(user[2:4]) % 3 else 0.08)
     }
 
 
 @pytest.fixture(scope="module")
 def measured(spark: object, tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Measured once, for the tests that change nothing."""
-    lake = Lake.at(tmp_path_factory.mktemp("measured"), gym_with(experiment()))
+    lake = Lake.at(tmp_path_factory.mktemp("measured") / "home", EXPERIMENT)
     lake.users(USERS, DATE)
     lake.activity(visits(), DATE)
     lake.run("assign", DATE)
@@ -44,7 +56,7 @@ def measured(spark: object, tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 
 def test_outcomes_are_what_plain_python_counts(measured: Lake) -> None:
-    variant = dict(zip(USERS, variant_of(USERS, measured.recipe.experiments[0]), strict=True))
+    variant = dict(zip(USERS, variant_of(USERS, EXPERIMENT), strict=True))
     found = {(row["day"], row["variant"]): row for row in measured.rows("outcomes")}
     assert len(found) == 10 * 2
     for (day, name), row in found.items():
@@ -58,7 +70,7 @@ def test_outcomes_are_what_plain_python_counts(measured: Lake) -> None:
 def test_a_cost_from_before_its_column_came_is_zero(lake: Lake, tmp_path: Path) -> None:
     since = START + 4 * DAY
     spent = {key: cost if key[1] >= since else 0.0 for key, cost in visits().items()}
-    other = Lake.at(tmp_path / "other", lake.recipe)
+    other = Lake.at(tmp_path / "other", experiment())
     for each in (lake, other):
         each.users(USERS, DATE)
         each.activity(spent, DATE)
@@ -75,22 +87,92 @@ def test_a_cost_from_before_its_column_came_is_zero(lake: Lake, tmp_path: Path) 
         assert lake.rows(name) == other.rows(name)
 
 
-def test_effects_and_outcomes_agree(measured: Lake) -> None:
-    rows = measured.rows("outcomes")
-    (dau,) = (row for row in measured.rows("effects") if row["metric"] == "dau")
-    (cost,) = (row for row in measured.rows("effects") if row["metric"] == "offer_cost")
-    for side, name in (("control", "control"), ("treatment", "target")):
-        ours = [row for row in rows if row["variant"] == name]
-        active = sum(row["num_active"] for row in ours) / sum(row["num_users"] for row in ours)
-        assert dau[side] == pytest.approx(active, rel=1e-12)
-        total = sum(row["cost"] for row in ours)
-        assert cost[side] * cost[f"num_{side}"] == pytest.approx(total, rel=1e-9)
-    assert dau["effect_low"] < dau["effect"] < dau["effect_high"]
-    assert dau["num_control"] + dau["num_treatment"] == len(USERS)
+def declared_effects(lake: Lake) -> list[dict[str, Any]]:
+    return [row for row in lake.rows("effects") if row["is_declared"]]
+
+
+def per_user(metric: str, first: int, last: int) -> dict[str, tuple[float, float]]:
+    """Numerator and denominator of each user over days since the start, in plain Python."""
+    found = {}
+    for user, joined in USERS.items():
+        since = max(START, joined)
+        begins, ends = (since, DATE) if first == 0 else (since + first * DAY, since + last * DAY)
+        days = [day for u, day in visits() if u == user and begins <= day <= ends]
+        spent = [cost for (u, day), cost in visits().items() if u == user and day in days]
+        length = (ends - begins).days + 1
+        recent = any(day > ends - 7 * DAY for day in days)
+        found[user] = {
+            "dau": (len(days), length),
+            "active_days": (len(days), 1),
+            "offer_cost_per_active_user": (sum(spent), float(bool(days))),
+            "retention": (float(recent and length > 7), float(length > 7)),
+        }[metric]
+    return found
+
+
+@pytest.mark.parametrize(
+    "metric", ["dau", "active_days", "offer_cost_per_active_user", "retention"]
+)
+def test_effects_are_what_numpy_says_of_the_same_users(measured: Lake, metric: str) -> None:
+    now, before = per_user(metric, 0, 0), per_user(metric, -3, -1)
+    variant = dict(zip(USERS, variant_of(USERS, EXPERIMENT), strict=True))
+    sides = []
+    for name in ("control", "target"):
+        ours = [user for user in USERS if variant[user] == name]
+        columns = {"numerator": [now[user][0] for user in ours]}
+        if metric != "active_days":
+            columns["denominator"] = [now[user][1] for user in ours]
+        columns["pre_numerator"] = [before[user][0] for user in ours]
+        if metric != "active_days":
+            columns["pre_denominator"] = [before[user][1] for user in ours]
+        sides.append(Moments.of({key: np.array(value) for key, value in columns.items()}))
+    adjust = [name for name in sides[0].names if name.startswith("pre_")]
+    expected = compare(*sides, alpha=0.05, adjust=adjust)
+    (row,) = (
+        row
+        for row in measured.rows("effects")
+        if row["metric"] == metric and row["segment"] == "all" and row["adjust"] == "pre_period"
+    )
+    names = ("control", "treatment", "effect", "error", "relative", "variance_reduction")
+    found = {name: row[name] for name in names}
+    assert found == pytest.approx({name: getattr(expected, name) for name in names}, abs=1e-9)
+    assert row["low"] < row["effect"] < row["high"]
+    assert row["num_control"] + row["num_treatment"] == len(USERS)
+
+
+def test_nothing_is_a_plain_p_value_before_the_planned_end(measured: Lake) -> None:
+    rows = measured.rows("effects")
+    assert {row["rule"] for row in rows} <= {"group_sequential", "always_valid", "none"}
+    (decides,) = (row for row in rows if row["rule"] == "group_sequential")
+    assert (decides["metric"], decides["segment"]) == ("dau", "all")
+    # Ten of 28 days have spent next to nothing of alpha, so the interval is far wider than plain.
+    assert decides["high"] - decides["low"] > 2 * 3 * decides["error"]
+    (look,) = measured.rows("looks")
+    assert look["day"] == 10
+    assert (look["low"], look["high"]) == (decides["low"], decides["high"])
+    assert look["alpha_spent"] < 0.001
+    assert look["bound"] > 3
+    assert not look["is_crossed"]
+    assert look["advice"].startswith("Go on: nothing is decided yet; 18 of 28 days are left")
+
+
+def test_sums_and_effects_by_segment_add_up_to_all(measured: Lake) -> None:
+    rows = [row for row in measured.rows("moments") if row["metric"] == "dau"]
+    keys = ("variant", "left", "right")
+    whole = {tuple(row[k] for k in keys): row["value"] for row in rows if row["segment"] == "all"}
+    parts: dict[tuple[str, ...], float] = {}
+    for row in rows:
+        if row["segment"] != "all":
+            key = tuple(row[k] for k in keys)
+            parts[key] = parts.get(key, 0.0) + row["value"]
+    assert parts == pytest.approx(whole)
+    assert {row["segment"] for row in rows} == {"all", "plan=unknown"}
 
 
 def test_measuring_twice_equals_measuring_once_to_the_last_bit(measured: Lake) -> None:
-    before = {name: measured.rows(name) for name in ("outcomes", "effects", "metrics")}
+    before = {
+        name: measured.rows(name) for name in ("outcomes", "moments", "effects", "looks", "metrics")
+    }
     uri = table_uri(measured.settings, measured.recipe, "outcomes")
     version = open_table(uri).version()
     assert measured.run("measure", DATE).already_done
@@ -132,19 +214,48 @@ def test_an_older_date_undoes_neither_later_days_nor_late_data_but_may_bring_its
     assert len(lake.rows("outcomes")) == 10 * 2
 
 
-def test_a_broken_split_of_three_variants_is_recorded_as_critical(lake: Lake) -> None:
-    def three(*weights: float) -> Experiment:
-        pairs = zip(("control", "small", "big"), weights, strict=True)
-        variants = tuple(Variant(name=name, weight=weight) for name, weight in pairs)
-        return experiment(variants=variants, is_simulated_split=True)
+def test_what_was_shown_stays_when_late_data_changes_an_old_day(lake: Lake) -> None:
+    early = DATE - 4 * DAY
+    lake.users(USERS, DATE, early)
+    first, late = visits(), {(user, START + DAY): 9.0 for user in USERS}
+    for date in (early, DATE):
+        lake.activity(first, date)
+        lake.run("assign", date)
+        lake.run("measure", date)
+    shown = lake.rows("looks")
+    assert [row["day"] for row in shown] == [6, 10]
 
-    lake.recipe = gym_with(three(0.4, 0.3, 0.3))
+    lake.activity(first | late, early)
+    lake.run("measure", early)
+    between = DATE - 2 * DAY
+    lake.users(USERS, between)
+    lake.activity(first | late, between)
+    lake.run("assign", between)
+    lake.run("measure", between)
+
+    assert lake.rows("looks") == shown
+    now = {row["as_of"]: row for row in declared_effects(lake) if row["metric"] == "dau"}
+    assert now[early]["effect"] != shown[0]["effect"]
+    assert now[early]["rule"] == "group_sequential"  # held to the bound that the look had
+    assert now[between]["rule"] == "always_valid"  # nobody looked on that morning
+
+
+def test_a_broken_split_hides_every_effect_and_is_critical(lake: Lake) -> None:
+    three = (
+        Variant(name="control", weight=0.4),
+        Variant(name="small", weight=0.3),
+        Variant(name="big", weight=0.3),
+    )
+    lake.declare(experiment(variants=three, is_simulated_split=True, exposures="shown.sql"))
     users = {f"u{n}": START for n in range(300)}
-    lake.users(users, START)
+    # A log that has lost most of one variant.
+    arm = variant_of(users, experiment(variants=three))
+    kept = [user for user, name in zip(users, arm, strict=True) if name != "big" or user[-1] == "7"]
+    values = ", ".join(f"('{user}', DATE'{START}')" for user in kept)
+    sql = f"SELECT * FROM VALUES {values} AS t(user_id, day)"
+    (lake.folder / "shown.sql").write_text(sql, encoding="utf-8")
     lake.activity({(user, START): 1.0 for user in list(users)[::3]}, START)
-    lake.run("assign", START)
-    # Users keep their variants, so editing the weights of a running experiment breaks its split.
-    lake.recipe = gym_with(three(0.8, 0.1, 0.1))
+    lake.run_with_users("assign", users, START)
     report = lake.run("measure", START)
 
     (row,) = (row for row in lake.rows("metrics") if row["name"] == "srm_p_value")
@@ -153,9 +264,49 @@ def test_a_broken_split_of_three_variants_is_recorded_as_critical(lake: Lake) ->
     assert any("sample ratio broken" in note for note in report.details["notes"])
     assert any("nobody was treated" in note for note in report.details["notes"])
     effects = lake.rows("effects")
+    assert {(row["metric"], row["variant"]) for row in effects} == {
+        (metric, variant) for metric in ("dau", "offer_cost") for variant in ("big", "small")
+    }
     assert all(row["srm_p_value"] < 0.001 for row in effects)
-    keys = [(row["metric"], row["variant"]) for row in effects]
-    assert sorted(keys) == [(m, v) for m in ("dau", "offer_cost") for v in ("big", "small")]
+    hidden = ("control", "treatment", "effect", "error", "relative", "low", "high", "p_value")
+    assert all(row[name] is None for row in effects for name in hidden)
+    looks = lake.rows("looks")
+    assert all(row["effect"] is None and "mend the split" in row["advice"] for row in looks)
+    hidden_words = [r["message"] for r in lake.rows("metrics") if r["name"].endswith(".effect")]
+    assert all("hidden" in message for message in hidden_words)
+
+
+def test_a_guardrail_that_gets_worse_beyond_chance_is_critical(lake: Lake) -> None:
+    users = {f"u{n:03d}": START for n in range(200)}
+    arm = dict(zip(users, variant_of(users, experiment()), strict=True))
+    dear = {"control": 1.0, "target": 3.0}
+    random = np.random.default_rng(1)
+    spent = {(u, START): round(dear[str(arm[u])] + float(random.random()), 2) for u in users}
+    lake.activity(spent, START)
+    lake.run_with_users("assign", users, START)
+    lake.run("measure", START)
+    (row,) = (r for r in lake.rows("metrics") if r["name"] == "offer_cost.target.effect")
+    assert row["verdict"] == "critical"
+    assert "guardrail offer_cost is crossed" in row["message"]
+    (look,) = lake.rows("looks")
+    assert look["advice"].startswith("Stop target or find out why: offer_cost got worse")
+
+
+def test_an_experiment_of_one_day_ends_with_plain_answers(lake: Lake) -> None:
+    lake.declare(
+        experiment(planned_days=1, secondary=({"metric": "active_days", "direction": "up"},))
+    )
+    users = {f"u{n:03d}": START for n in range(100)}
+    lake.activity({(user, START): 1.0 for user in list(users)[::5]}, START)
+    lake.run_with_users("assign", users, START)
+    lake.run("measure", START)
+    rules = {row["metric"]: row for row in declared_effects(lake)}
+    assert rules["dau"]["rule"] == "group_sequential"
+    assert rules["active_days"]["rule"] == "fixed"
+    assert rules["active_days"]["p_adjusted"] == rules["active_days"]["p_value"]
+    (look,) = lake.rows("looks")
+    assert look["bound"] == pytest.approx(1.96, abs=0.001)
+    assert look["advice"].startswith("Planned end")
 
 
 def test_one_day_of_equal_costs_and_no_visit_gives_effects_without_p(lake: Lake) -> None:
@@ -168,9 +319,66 @@ def test_one_day_of_equal_costs_and_no_visit_gives_effects_without_p(lake: Lake)
     assert sum(row["cost"] for row in lake.rows("outcomes")) == 2.5 * len(present)
     for row in lake.rows("effects"):
         assert row["effect"] == 0
-        assert row["p_value"] is row["effect_low"] is row["effect_high"] is None
+        assert row["p_value"] is row["low"] is row["high"] is None
+    (look,) = lake.rows("looks")
+    assert "no variance between users yet" in look["advice"]
     messages = [row["message"] for row in lake.rows("metrics") if row["name"].endswith(".effect")]
     assert all("without variance between users there is no interval" in m for m in messages)
+
+
+def test_activity_before_a_users_exposure_counts_for_nobody_and_is_told(measured: Lake) -> None:
+    (row,) = (r for r in measured.rows("metrics") if r["name"] == "rows_before_exposure")
+    late = {user: joined for user, joined in USERS.items() if joined > START}
+    before = [1 for user, day in visits() if user in late and START <= day < late[user]]
+    assert row["value"] == len(before) > 0
+
+
+@pytest.mark.parametrize(
+    ("sql", "complaint"),
+    [
+        ("SELECT user_id, day AS numerator FROM user_days", r"odd\.sql cannot be run.*DATE"),
+        ("SELECT user_id, coins AS numerator FROM user_days", r"odd\.sql cannot be run"),
+        ("SELECT user_id, 1 AS value FROM user_days", "expected user_id, numerator and"),
+        ("SELECT user_id, cost AS numerator FROM user_days", "more than one row for a user"),
+        (
+            "SELECT user_id, CAST('Infinity' AS DOUBLE) AS numerator FROM user_days GROUP BY 1",
+            "have a numerator that is not a finite number below 1e\\+12",
+        ),
+        (
+            "-- winsorize: 12\nSELECT user_id, 1 AS numerator FROM user_days GROUP BY 1",
+            "winsorize: 12, expected a quantile",
+        ),
+    ],
+)
+def test_a_metric_at_fault_is_bad_input(lake: Lake, sql: str, complaint: str) -> None:
+    lake.declare(experiment(secondary=({"metric": "odd", "direction": "up"},)))
+    lake.activity(visits(), DATE)
+    lake.run_with_users("assign", USERS, DATE)
+    with pytest.raises(BadInput, match=r"there is no metric 'odd'.*there are active_days, dau"):
+        lake.run("measure", DATE)
+    (lake.folder.parent / "metrics").mkdir()
+    (lake.folder.parent / "metrics" / "odd.sql").write_text(sql, encoding="utf-8")
+    with pytest.raises(BadInput, match=complaint):
+        lake.run("measure", DATE)
+
+
+def test_the_largest_in_a_thousand_count_as_the_next_in_both_variants(lake: Lake) -> None:
+    metrics = lake.folder.parent / "metrics"
+    metrics.mkdir()
+    text = "-- winsorize: 0.9\nSELECT user_id, sum(cost) AS numerator FROM user_days GROUP BY 1"
+    (metrics / "capped.sql").write_text(text, encoding="utf-8")
+    lake.declare(experiment(secondary=({"metric": "capped", "direction": "up"},)))
+    users = {f"u{n:02d}": START for n in range(41)}
+    spent = {(user, START): float(n) for n, user in enumerate(users)}
+    lake.activity(spent | {("u40", START): 1e9}, START)
+    lake.run_with_users("assign", users, START)
+    lake.run("measure", START)
+    total = sum(
+        row["value"]
+        for row in lake.rows("moments")
+        if row["metric"] == "capped" and (row["left"], row["right"]) == ("one", "numerator")
+    )
+    assert total == sum(min(n, 36) for n in range(41))
 
 
 def test_a_variant_without_users_and_activity_that_starts_too_late_are_bad_input(

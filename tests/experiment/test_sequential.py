@@ -188,11 +188,17 @@ def test_information_that_falls_keeps_past_bounds_and_narrows_none() -> None:
     assert found[:4] == expected[:4]
     smooth = bounds([*information[:4], information[3] * 1.002, *information[5:]], alpha_spent)
     assert all(b >= a - 1e-9 for a, b in zip(smooth[4:], found[4:], strict=True))
-    # What every look before claimed too much of for good changes nothing: only ratios count.
-    halved = [*information[:4], *(now / 2 for now in information[4:])]
-    again = bounds(halved, alpha_spent)
-    assert again[:4] == expected[:4]
-    assert all(math.isfinite(bound) for bound in again)
+
+
+@pytest.mark.parametrize(("look", "left"), [(5, 0.5), (10, 0.5), (15, 0.7), (18, 0.7)])
+def test_information_that_falls_for_good_costs_a_tenth_of_alpha_at_worst(
+    look: int, left: float
+) -> None:
+    information, alpha_spent = planned(18)
+    claimed = [*information[: look - 1], *(now * left for now in information[look - 1 :])]
+    found = bounds(claimed, alpha_spent)
+    assert found[: look - 1] == bounds(information, alpha_spent)[: look - 1]
+    assert 0.049 < sum(crossing(information, found)) < 0.055
 
 
 def test_looks_without_new_information_still_hold_alpha() -> None:
@@ -219,6 +225,8 @@ def test_what_makes_no_plan_is_an_error() -> None:
         bounds([1.0, 2.0], [0.02, 0.01])
     with pytest.raises(ValueError, match="alpha spent grows"):
         bounds([1.0], [1.5])
+    with pytest.raises(ValueError, match="alpha spent grows"):
+        bounds([1.0], [math.nan])
     with pytest.raises(ValueError, match="positive information"):
         bounds([1.0, 0.0], [0.01, 0.02])
     with pytest.raises(ValueError, match="positive information"):

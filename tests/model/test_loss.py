@@ -116,7 +116,7 @@ def test_a_platform_may_have_one_column_no_events_and_no_static_features(
     fields = override(whole, bare).model_dump()
     fields["activity"] = [c for c in fields["activity"] if c["name"] in activity]
     tasks = [t | {"has_head": has_head} for t in fields["tasks"] if t["column"] in activity]
-    fields |= {"tasks": tasks, "experiments": ()}
+    fields |= {"tasks": tasks}
     recipe = Recipe.model_validate(fields)
     everyone = small.users(6)
     kept = [n for n, c in enumerate(small.recipe().activity) if c.name in activity]

@@ -77,7 +77,6 @@ def test_a_platform_with_one_binary_column_has_nothing_to_be_inactive_in():
     fields |= {
         "activity": [{"name": "visited", "kind": "binary", "unit": "0 or 1"}],
         "tasks": [{"name": "t", "kind": "any", "column": "visited", "window_days": 1}],
-        "experiments": (),
     }
     recipe = Recipe.model_validate(fields)
     assert [flag.name for flag in flags(recipe, "activity")] == ["_empty"]

@@ -149,7 +149,6 @@ def test_bare_recipes_and_silent_users_have_baselines_too(registered: World) -> 
         "events": (),
         "calendar": (),
         "tasks": fields["tasks"][:1],
-        "experiments": (),
     }
     recipe = Recipe.model_validate(fields)
     users = everyone(registered)

@@ -2,47 +2,23 @@
 
 import datetime as dt
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from lumos import ledger
 from lumos.config import Recipe
-from lumos.delta import replace
-from lumos.tables import table_uri, tables
-from lumos.verbs import TableWritten
-from tests.experiment.conftest import Lake, experiment, gym_with
+from lumos.study import experiment_plots
+from lumos.study.plots import Drawing
+from lumos.tables import tables
+from tests.study.trial import DATE, DAY, Told, check_rows, tell
 
-DATE = dt.date(2024, 5, 10)
-DAY = dt.timedelta(days=1)
 EVIL = "<script>alert('m')</script>"
 USERS = (EVIL, *(f"m-{n:02d}é" for n in range(30)))
-
-
-class Told(Lake):
-    """A lake whose tables are put there one by one."""
-
-    def put(self, name: str, rows: list[dict[str, Any]], **inputs: int | str) -> None:
-        declared = tables(self.recipe)[name]
-        table = pa.Table.from_pylist(rows, schema=declared.arrow_schema(self.recipe))
-        uri = table_uri(self.settings, self.recipe, name)
-        version = replace(uri, table, where=None, partition=declared.partition)
-        self.enter(name, version, len(rows), **inputs)
-
-    def enter(
-        self, name: str, version: int, rows: int, verdict: str = "ready", **inputs: int | str
-    ) -> None:
-        request = self.request("report", DATE)
-        written = TableWritten(table=name, version=version, rows=rows)
-        report = request.report(tables=(written,))
-        ledger.record(request, report, inputs=inputs or {"raw": 1}, verdict=verdict)
-
-    def page(self, date: dt.date = DATE) -> str:
-        report = self.run("report", date)
-        return Path(report.details["path"]).read_text(encoding="utf-8")
 
 
 def activity_rows(recipe: Recipe) -> list[dict[str, Any]]:
@@ -91,56 +67,19 @@ def forecast_rows(recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def effect_row(metric_name: str, **changes: Any) -> dict[str, Any]:
-    row = {
-        "experiment": "towels",
-        "as_of": DATE,
-        "metric": metric_name,
-        "variant": "target",
-        "control": 0.4,
-        "treatment": 0.42,
-        "effect": 0.02,
-        "effect_low": -0.01,
-        "effect_high": 0.05,
-        "relative": 0.05,
-        "relative_low": -0.025,
-        "relative_high": 0.125,
-        "p_value": 0.1912,
-        "num_control": 15,
-        "num_treatment": 16,
-        "srm_p_value": 0.86,
-    }
-    return row | changes
-
-
-def outcome_rows(recipe: Recipe) -> list[dict[str, Any]]:
-    start = recipe.experiments[0].start
-    return [
-        {
-            "experiment": "towels",
-            "day": start + n * DAY,
-            "variant": name,
-            "num_users": 15,
-            "num_active": 4 + n % 3,
-            "cost": 2.0,
-        }
-        for n in range((DATE - start).days + 1)
-        for name in ("control", "target")
-    ]
-
-
 def known(day: dt.date, known_on: dt.date, num_classes: float) -> dict[str, Any]:
     return {"day": day, "known_on": known_on, "num_classes": num_classes, "open_day": 0.0}
 
 
 @pytest.fixture
 def empty(tmp_path: Path) -> Told:
-    return Told.at(tmp_path / "home", gym_with(experiment(is_simulated_split=True)))
+    return Told(tmp_path / "home")
 
 
 def whole_lake(home: Path) -> Told:
     """Every table that the report reads."""
-    lake = Told.at(home, gym_with(experiment(is_simulated_split=True)))
+    lake = Told(home)
+    tell(lake)
     recipe = lake.recipe
     lake.put("activity", activity_rows(recipe))
     since = DATE - 100 * DAY
@@ -168,8 +107,6 @@ def whole_lake(home: Path) -> Told:
         "valid_until": DATE + 2 * DAY,
     }
     lake.put("manifests", [manifest])
-    lake.put("effects", [effect_row("dau"), effect_row("offer_cost", p_value=None)])
-    lake.put("outcomes", outcome_rows(recipe))
     rows = [
         metric("evaluate", f"{task}.{name}", f"{segment}{group}", value + (0.001 if group else 0))
         for task, name in (("visit_10d", "auc"), ("visit_10d", "log_loss"), ("minutes_10d", "bias"))
@@ -180,7 +117,7 @@ def whole_lake(home: Path) -> Told:
     rows.append(metric("validate", "not_null", "activity.minutes", 0.0, verdict="ok"))
     told = {"verdict": "warning", "message": "fewer rows than on other Fridays & <b>bold</b>"}
     rows.append(metric("validate", "volume", "activity", 0.4, **told))
-    lake.put("metrics", rows)
+    lake.put("metrics", rows + check_rows())
     rejected = {
         "job": "aggregate",
         "day": DATE,
@@ -211,4 +148,38 @@ def told(_told: tuple[Told, str], tmp_path: Path) -> Told:
     """A copy of the whole lake, free to be changed."""
     original = _told[0]
     shutil.copytree(original.settings.home, tmp_path / "copy")
-    return Told.at(tmp_path / "copy", original.recipe)
+    return Told(tmp_path / "copy", original.recipe)
+
+
+@pytest.fixture(scope="session")
+def _trial(tmp_path_factory: pytest.TempPathFactory) -> tuple[Told, str]:
+    lake = Told(tmp_path_factory.mktemp("trial") / "home")
+    tell(lake)
+    lake.run("review")
+    return lake, lake.experiment_page()
+
+
+@pytest.fixture
+def trial_page(_trial: tuple[Told, str]) -> str:
+    """The page of the made-up experiment, made once."""
+    return _trial[1]
+
+
+@pytest.fixture
+def drawn(_trial: tuple[Told, str], tmp_path: Path) -> Told:
+    """A copy of its lake, free to be changed."""
+    original = _trial[0]
+    shutil.copytree(original.settings.home, tmp_path / "copy")
+    return Told(tmp_path / "copy", original.recipe)
+
+
+@pytest.fixture
+def trial(drawn: Told, monkeypatch: pytest.MonkeyPatch) -> Told:
+    """The same without its figures, which take most of the time."""
+
+    @contextmanager
+    def undrawn(*_: object) -> Iterator[Drawing]:
+        yield Drawing(MagicMock(), "<svg></svg>")
+
+    monkeypatch.setattr(experiment_plots, "drawing", undrawn)
+    return drawn

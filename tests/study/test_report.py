@@ -1,6 +1,5 @@
 import datetime as dt
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pyarrow as pa
@@ -9,21 +8,13 @@ import pytest
 from lumos.config import Recipe
 from lumos.delta import replace
 from lumos.recipes import load
-from lumos.study import report as report_module
+from lumos.study import pages
 from lumos.tables import table_uri, tables
 from lumos.tasks import Days, task
 from lumos.verbs import BadInput
-from tests.experiment.conftest import experiment, gym_with
-from tests.study.conftest import (
-    DATE,
-    DAY,
-    EVIL,
-    Told,
-    activity_rows,
-    effect_row,
-    evaluation_rows,
-    outcome_rows,
-)
+from tests.study.conftest import EVIL, activity_rows, evaluation_rows
+from tests.study.html import Page, section
+from tests.study.trial import DATE, DAY, HIDDEN, TOWELS, Told, effect_row, effect_rows
 
 SECTIONS = (
     "accuracy",
@@ -35,58 +26,12 @@ SECTIONS = (
     "quality",
     "ledger",
 )
-VOID = {"meta", "br", "link", "img", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Checks nesting, and gathers what a reader of the page depends on."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.headings: list[int] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self.unlabelled_figures = 0
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-        if re.fullmatch(r"h[1-6]", tag):
-            self.headings.append(int(tag[1]))
-        if given.get("id"):
-            self.ids.append(str(given["id"]))
-        self.links += [str(v) for k, v in attrs if k in ("src", "href", "xlink:href", "action")]
-        if tag == "figure":
-            self.unlabelled_figures += not given.get("aria-label")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def section(page: str, name: str) -> str:
-    found = re.search(rf'<section aria-labelledby="{name}">.*?</section>', page, re.DOTALL)
-    assert found is not None
-    return found.group()
 
 
 def test_the_page_is_whole_and_asks_no_server_for_anything(page: str) -> None:
     parsed = Page(page)
     assert set(SECTIONS) <= set(parsed.ids)
-    assert all(link.startswith("#") for link in parsed.links)
+    assert all(link.startswith(("#", "../experiments/")) for link in parsed.links)
     assert not re.search(r"@import|url\((?!#)|<script|<link|<iframe|<img", page)
 
 
@@ -109,11 +54,10 @@ def test_every_section_says_what_the_tables_say(page: str) -> None:
     text = {name: Page(section(page, name)).text for name in SECTIONS}
     assert "0.81" in text["accuracy"]
     assert "0.811" in text["accuracy"]  # held-out users
-    assert page.count("<figure") == 3 + 3 + 5 + 2
+    assert page.count("<figure") == 3 + 3 + 5
     assert "2 origins" in text["calibration"]
-    assert "nobody was treated" in text["experiments"]
     assert "Day 21 of 28" in text["experiments"]
-    assert "0.1912" in text["experiments"]
+    assert "dau of target is +3.5% against control" in text["experiments"]
     assert "negative minutes" in text["quality"]
     assert "fewer rows than on other Fridays & <b>bold</b>" in text["quality"]
     assert "evaluations" in text["ledger"]
@@ -151,7 +95,7 @@ def usual_minutes(days: Days) -> np.ndarray:
 def test_questions_of_a_platforms_own_are_drawn_like_any_other(empty: Told) -> None:
     asked = [vars(stays_away), vars(usual_minutes)]
     recipe = Recipe.model_validate(empty.recipe.model_dump() | {"tasks": asked})
-    lake = Told(empty.settings, recipe)
+    lake = Told(empty.settings.home, recipe)
     lake.put("activity", activity_rows(recipe))
     lake.put("evaluations", evaluation_rows(recipe), challenger="3")
     page = lake.page()
@@ -184,22 +128,34 @@ def test_the_page_stays_what_it_was_when_later_dates_write_their_rows(
     replace(uri, schema.empty_table(), where=None)
     uri = table_uri(told.settings, told.recipe, "effects")
     later = pa.Table.from_pylist(
-        [effect_row("dau", effect=9.0)],
+        [effect_row("dau", "primary", 9.0, 0.1)],
         schema=tables(told.recipe)["effects"].arrow_schema(told.recipe),
     )
     replace(uri, later, where=None)
     assert told.page() == page
 
 
-def test_a_broken_split_hides_the_effects_behind_a_warning(told: Told) -> None:
-    told.put("effects", [effect_row("dau", srm_p_value=1e-9)])
+def test_a_broken_split_hides_the_effect_behind_a_warning(told: Told) -> None:
+    rows = [row | HIDDEN | {"srm_p_value": 1e-9} for row in effect_rows()]
+    told.put("effects", rows)
     text = Page(section(told.page(), "experiments")).text
     assert "The split is broken" in text
-    assert "1e-09" in text
-    assert "0.1912" not in text
+    assert "+3.5%" not in text
+
+
+def test_the_report_leads_to_the_page_of_each_experiment_once_it_is_written(
+    told: Told, page: str
+) -> None:
+    assert "lumos review --recipe gym --date 2024-05-10" in section(page, "experiments")
+    written = told.experiments / "towels" / "2024-05-10" / "index.html"
+    pages.write(written, "<!doctype html>")
+    (link,) = Page(section(told.page(), "experiments")).links
+    folder = told.settings.home / "reports" / "gym" / "2024-05-10"
+    assert (folder / link).resolve() == written
 
 
 def test_sections_without_a_table_say_which_verb_makes_it(empty: Told) -> None:
+    empty.declare(TOWELS)
     empty.put("activity", activity_rows(empty.recipe))
     page = empty.page()
     for name, verb in (
@@ -225,7 +181,6 @@ def test_a_recipe_without_events_calendar_or_experiments_has_a_report(empty: Tol
     tasks = [task for task in plain["tasks"] if task["kind"] == "any"]
     changes = {
         "calendar": (),
-        "experiments": (),
         "static": (),
         "activity": columns,
         "tasks": tasks,
@@ -234,17 +189,7 @@ def test_a_recipe_without_events_calendar_or_experiments_has_a_report(empty: Tol
     empty.put("activity", activity_rows(empty.recipe))
     page = empty.page()
     assert "no calendar and no event columns" in section(page, "calendar")
-    assert "This recipe has no experiments" in section(page, "experiments")
-
-
-def test_an_experiment_of_one_day_without_variance_is_shown(told: Told) -> None:
-    told.recipe = gym_with(experiment(start=DATE))
-    nothing = dict.fromkeys(
-        ("effect_low", "effect_high", "relative", "relative_low", "relative_high", "p_value")
-    )
-    told.put("effects", [effect_row("dau", **nothing)])
-    told.put("outcomes", outcome_rows(told.recipe))
-    assert "no variance" in section(told.page(), "experiments")
+    assert "No experiment runs on this date" in section(page, "experiments")
 
 
 def test_a_killed_run_leaves_the_old_page(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,10 +199,10 @@ def test_a_killed_run_leaves_the_old_page(told: Told, monkeypatch: pytest.Monkey
     assert path == str(folder / "index.html")
     before = (folder / "index.html").read_text(encoding="utf-8")
 
-    def fails(context: object) -> str:
+    def fails(template: str, context: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report_module, "render", fails)
+    monkeypatch.setattr(pages, "render", fails)
     with pytest.raises(KeyboardInterrupt):
         told.run("report", DATE)
     assert (folder / "index.html").read_text(encoding="utf-8") == before

@@ -10,6 +10,7 @@ from typing import Any
 from airflow.sdk import Context
 
 from lumos.host.process import Command, child_environment, die_with_supervisor
+from lumos_airflow.links.experiment import ExperimentPageLink
 from lumos_airflow.operators.verb import VerbOperator
 
 
@@ -71,6 +72,12 @@ class LocalScoreOperator(LocalVerbOperator):
         """Torchrun instead of plain python, if there is more than one rank."""
         processes = self.recipe_processes()
         return _torchrun(processes) if processes > 1 else super().launcher()
+
+
+class LocalReviewOperator(LocalVerbOperator):
+    """``lumos review`` where Airflow is, whose server shows the page."""
+
+    operator_extra_links = (ExperimentPageLink(),)
 
 
 def _torchrun(processes: int) -> list[str]:

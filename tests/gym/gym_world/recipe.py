@@ -1,6 +1,5 @@
 """What the gym tells LUMOS: its raw tables, its columns, its windows, its questions."""
 
-import datetime as dt
 from pathlib import Path
 
 from lumos.config import (

@@ -1,0 +1,27 @@
+"""The button on ``review`` that opens the page it wrote, also where the task is red."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow.sdk import BaseOperatorLink
+
+REPORTS = "/lumos/reports"
+
+
+class ExperimentPageLink(BaseOperatorLink):
+    """The page of the experiment asked for; without one, the page that lists all."""
+
+    name = "Experiment page"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ANN401 - Airflow's own
+        """Address on the server that shows the UI, by whatever name the browser knows that."""
+        # Not at parse: recipes import numpy.
+        from airflow.sdk.configuration import conf
+
+        from lumos.recipes import load
+
+        below = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
+        folder = f"{below}{REPORTS}/{load(operator.recipe).name}/experiments"
+        experiment = operator.options.get("experiment")
+        page = f"{experiment}/{operator.date}/" if experiment else ""
+        return f"{folder}/{page}index.html"
