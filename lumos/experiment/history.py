@@ -203,7 +203,7 @@ def _values(
         evening = pc.list_element(keys, 0).cast(pa.int32()).to_numpy()
         user = [place_of[name] for name in pc.list_element(keys, 1).to_pylist()]
         columns = {}
-        for name in rows.column_names[1:]:
+        for name in (name for name in rows.column_names if name != "user_id"):
             cells = np.zeros((len(ends), len(users)))
             cells[evening, user] = pc.fill_null(rows[name], 0.0).to_numpy()
             columns[name] = cells

@@ -89,9 +89,7 @@ def power(request: Request) -> Report:
         metrics=metrics,
         details={"experiment": experiment.name, "effects": [*rows, at_smallest], "notes": notes},
     )
-    written = TableWritten(
-        table=f"power.{experiment.name}", version=version, rows=len(metrics)
-    )
+    written = TableWritten(table=f"power.{experiment.name}", version=version, rows=len(metrics))
     return ledger.record(request, report, inputs=inputs, tables_written=(written,))
 
 
