@@ -148,12 +148,12 @@ def _found(
 ) -> dict[str, Found]:
     """The primary metric by every adjustment at every look; others as declared, at the end."""
     is_primary = name == experiment.primary.metric
-    by_name = {
+    by_name: dict[str, tuple[str, ...]] = {
         adjust: tuple(each for each in wanted if each in history.covariates)
         for adjust, wanted in ADJUSTMENTS.items()
         if "forecast" in history.covariates or "forecast" not in wanted
     }
-    declared_only = {experiment.adjust: covariates(experiment, history)}
+    declared_only: dict[str, tuple[str, ...]] = {experiment.adjust: covariates(experiment, history)}
     return replays(
         history,
         history,

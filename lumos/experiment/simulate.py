@@ -135,15 +135,15 @@ def _portions(num_replays: int, num_users: int) -> Iterator[int]:
 def treated(history: History, relative: float, *, seed: int) -> History:
     """The same users under a treatment that changes the numerator by a share.
 
-    A numerator that counts days grows by days: each day on which a user was away becomes a day on
-    which it came, by a chance that is the same for all and makes the expected change on the last
-    evening the one that is asked for (a negative one takes days away instead). Any other numerator
-    is multiplied. The chance is played once, so that each user has one outcome under treatment;
-    what the effect has become is :func:`true_effect`, exactly.
+    A numerator that counts days grows by days: so many of the days on which users were away become
+    days on which they came as make the change on the last evening the one that is asked for (a
+    negative one takes days away instead); chance says which, all alike. Any other numerator is
+    multiplied. The chance is played once, so that each user has one outcome under treatment;
+    what the effect is on any evening is :func:`true_effect`, exactly.
 
     Args:
         history: Under control.
-        relative: Expected change of the numerator, a share: 0.05 for 5% more.
+        relative: Change of the numerator's sum on the last evening: 0.05 for 5% more.
         seed: Of the chance.
 
     Raises:
@@ -154,15 +154,15 @@ def treated(history: History, relative: float, *, seed: int) -> History:
         return replace(history, numerator=history.numerator * (1 + relative))
     is_active = steps > 0
     may_turn = ~is_active if relative > 0 else is_active
-    wanted, possible = abs(relative) * is_active.sum(), may_turn.sum()
-    if wanted > possible:
+    wanted, possible = round(abs(relative) * is_active.sum()), np.flatnonzero(may_turn)
+    if wanted > len(possible):
         msg = (
-            f"a change of {relative:+.1%} wants {wanted:.0f} user-days turned, and there are "
-            f"{possible} that can be"
+            f"a change of {relative:+.1%} wants {wanted} user-days turned, and there are "
+            f"{len(possible)} that can be"
         )
         raise ValueError(msg)
-    turns = np.random.default_rng(seed).random(steps.shape) < wanted / max(possible, 1)
-    is_active = is_active ^ (may_turn & turns)
+    turned = np.random.default_rng(seed).choice(possible, wanted, replace=False)
+    is_active.flat[turned] ^= True
     return replace(history, numerator=np.cumsum(is_active, axis=0, dtype=float))
 
 
@@ -324,9 +324,11 @@ def always_valid(found: Found, tau: float, alpha: float) -> Flags:
         tau: The size of relative effects it is tuned to.
         alpha: P that any look, ever, finds an effect where there is none.
     """
-    error = np.abs(found.error / np.where(found.control == 0, np.nan, found.control))
-    reach = [always_valid_reach(each, alpha, tau) for each in error.ravel().tolist()]
-    return _any_look(np.abs(found.z) * error > np.reshape(reach, error.shape))
+    is_told = np.isfinite(found.error) & (found.control != 0)
+    error = found.error[is_told] / np.abs(found.control[is_told])
+    reach = np.full(found.error.shape, np.inf)
+    reach[is_told] = [always_valid_reach(each, alpha, tau) / each for each in error.tolist()]
+    return _any_look(np.abs(found.z) > reach)
 
 
 def _any_look(finds: Flags) -> Flags:
