@@ -371,18 +371,18 @@ def test_the_expected_days_and_bonus_are_the_means_of_many_draws() -> None:
     offered = np.arange(len(users)) % 2 == 0
     p = laws.probability(SHORT, users, offered=offered)[:, effects.offer_days(SHORT)]
     law, chance = expected(SHORT, users, offered), np.random.default_rng(0)
-    beyond = np.zeros((2, 60))
-    for draw in range(beyond.shape[1]):
+    true = np.array(
+        [[each[mask].sum() for mask in (offered, ~offered)] for each in vars(law).values()]
+    )
+    draws = np.zeros((60, 2, 2))
+    for number in range(len(draws)):
         drawn = another_draw(SHORT, users, p, offered=offered, chance=chance)
         bonus = drawn.values[:, ACTIVITY_COLUMNS.index("bonus")]
-        beyond[:, draw] = (
-            len(drawn.days) - law.active_days.sum(),
-            bonus.sum() - law.bonus.sum(),
-        )
-    error = beyond.std(axis=1, ddof=1) / np.sqrt(beyond.shape[1])
-    assert (np.abs(beyond.mean(axis=1)) < 4 * error).all()
-    totals = law.active_days.sum(), law.bonus.sum()
-    assert (error < 0.02 * np.array(totals)).all(), "a check that sees nothing"
+        for arm, is_mine in enumerate((offered[drawn.owner], ~offered[drawn.owner])):
+            draws[number, :, arm] = is_mine.sum(), bonus[is_mine].sum()
+    error = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
+    assert (np.abs(draws.mean(axis=0) - true) < 4 * error).all()
+    assert (error < 0.02 * true).all(), "a check that sees nothing"
 
 
 def test_the_effect_of_the_league_is_felt_while_it_is_on_and_most_by_its_fans() -> None:
