@@ -20,9 +20,9 @@ What they find after 28 days is compared with the truth. So is what would have b
 been split anew and the days been drawn anew, some hundred times over: how often the interval holds
 the truth, and how far off the estimate is on average.
 
-Four minutes of processor time for the forecasts, two for the experiment's days. Where other programs
-are busy run it under ``taskset -c 0``: threads that wait for each other make a training ten times as
-slow.
+Some minutes of processor time for the forecasts, two for the experiment's days. Where other
+programs are busy, run it under ``taskset -c 0``: threads that wait for each other make a training
+ten times as slow.
 
 The last line of stdout is JSON. `dau` is the share of users active on a day; `offer_cost` the bonus
 paid for a user in 28 days, in rupees; `_error` the standard error of what stands before it;
