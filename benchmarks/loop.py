@@ -39,7 +39,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,7 @@ from rich.table import Table
 from lumos import ledger
 from lumos.aggregate.spark import spark_session
 from lumos.cli import VERBS, run
-from lumos.config import Experiment, Recipe, Variant, override
+from lumos.config import Recipe, override
 from lumos.datasets.fantasy_sports import World, recipe
 from lumos.datasets.fantasy_sports.activity import ACTIVITY_COLUMNS, another_draw, probability
 from lumos.datasets.fantasy_sports.effects import OFFER_DAYS, OFFER_START, offer_days
@@ -63,7 +62,8 @@ from lumos.datasets.fantasy_sports.write import write_tables
 from lumos.dates import day_number
 from lumos.delta import predicate, read, replace
 from lumos.experiment.assignment import variant_of
-from lumos.experiment.effects import DAU, OFFER_COST, Effect, Sample, Sums, compare, sample_of
+from lumos.experiment.declaration import ALL, Experiment, declared
+from lumos.experiment.effects import DENOMINATOR, NUMERATOR, Effect, Moments, compare
 from lumos.progress import progress
 from lumos.serve.accuracy import auc
 from lumos.serve.manifest import read_scores
@@ -77,7 +77,7 @@ EVE, END = DAYS[0] - dt.timedelta(days=1), DAYS[-1]
 BUDGET = 0.3  # of all users
 _WEEK = 7
 _BONUS = ACTIVITY_COLUMNS.index("bonus")
-METRICS = (DAU, OFFER_COST)
+METRICS = DAU, OFFER_COST = "dau", "offer_cost"
 Figures = dict[str, object]
 Effects = dict[str, Effect]
 
@@ -97,7 +97,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="lumos-benchmark-") as scratch:
         home = arguments.home or Path(scratch)
         settings = Settings.from_environment({"LUMOS_HOME": str(home)})
-        loop = Loop(settings, World(arguments.users, arguments.seed), _recipe(arguments.epochs))
+        loop = Loop(
+            settings,
+            World(arguments.users, arguments.seed),
+            override(
+                recipe(),
+                {"training.epochs": arguments.epochs, "training.max_validation_users": 4_000},
+            ),
+        )
         figures = loop.run(arguments.redraws)
     table = Table(title="The loop")
     table.add_column("figure")
@@ -107,23 +114,6 @@ def main() -> int:
     Console().print(table)
     sys.stdout.write(json.dumps(figures) + "\n")
     return 0
-
-
-def _recipe(epochs: int) -> Recipe:
-    experiment = Experiment(
-        name=NAME,
-        hypothesis="Offers by LUMOS scores bring more users back than offers to lapsing ones",
-        variants=(Variant(name=LEGACY, weight=0.5), Variant(name=LUMOS, weight=0.5)),
-        start=OFFER_START,
-        planned_days=OFFER_DAYS,
-        cost="bonus",
-    )
-    changes = {
-        "training.epochs": epochs,
-        "training.max_validation_users": 4_000,
-        "experiments": [experiment.model_dump()],
-    }
-    return override(recipe(), changes)
 
 
 @dataclass(frozen=True)
@@ -136,8 +126,9 @@ class Loop:
 
     @property
     def experiment(self) -> Experiment:
-        """What compares the two rules."""
-        return self.recipe.experiment(NAME)
+        """What compares the two rules, as it is declared."""
+        known = declared(self.settings, self.recipe)
+        return next(experiment for experiment in known if experiment.name == NAME)
 
     def run(self, num_redraws: int) -> Figures:
         """All of it; see the top of the file."""
@@ -160,18 +151,23 @@ class Loop:
                 f"{metric}_effect_low": effect.low,
                 f"{metric}_effect_high": effect.high,
                 f"{metric}_effect_p": effect.p_value,
+                f"{metric}_variance_reduction": effect.variance_reduction,
                 f"{metric}_interval_holds_truth": holds(effect, true[metric]),
             }
         with timed(found, "redraws"):
             found |= recovered(Draws.of(self, rules), true, num_redraws)
         return found
 
-    def verb(self, name: str, date: dt.date) -> Report:
-        """A verb with its usual options, in this process."""
+    def verb(self, name: str, date: dt.date, **more: str) -> Report:
+        """A verb with its usual options and perhaps some others, in this process."""
         options = {flag.name.replace("-", "_"): flag.default for flag in VERBS[name].flags}
         return run(
             Request(
-                verb=name, recipe=self.recipe, date=date, settings=self.settings, options=options
+                verb=name,
+                recipe=self.recipe,
+                date=date,
+                settings=self.settings,
+                options=options | more,
             )
         )
 
@@ -239,19 +235,19 @@ class Loop:
         ):
             for day in DAYS:
                 self.land(played, day)
-                self.verb("assign", day)
-                self.verb("measure", day)
+                for name in ("assign", "measure"):
+                    self.verb(name, day, experiment=NAME)
                 advance(note=str(day))
         rows = read(
             table_uri(self.settings, self.recipe, "effects"),
-            where=predicate(experiment=NAME, as_of=END),
+            where=predicate(experiment=NAME, as_of=END, segment=ALL),
         )
         assert rows is not None, "it was measured"
+        shown = ("control", "treatment", "effect", "low", "high", "p_value", "variance_reduction")
         return {
-            row["metric"]: Effect(
-                row["effect"], row["effect_low"], row["effect_high"], row["p_value"]
-            )
+            row["metric"]: Effect(**{name: row[name] for name in shown})
             for row in rows.to_pylist()
+            if row["is_declared"]
         }
 
 
@@ -441,7 +437,7 @@ class Draws:
     def effects(self, number: int) -> Effects:
         """What one draw would have found."""
         loop = self.loop
-        again = Experiment(**{**loop.experiment.model_dump(), "name": f"{NAME}_{number}"})
+        again = loop.experiment.model_copy(update={"name": f"{NAME}_{number}"})
         is_lumos = variant_of(_names(loop.world), again) == LUMOS
         offered = np.where(is_lumos, self.rules[LUMOS], self.rules[LEGACY])
         active, bonus = [], []
@@ -499,17 +495,12 @@ def compared(
 ) -> Effects:
     """The platform's own statistics, on what each user did; arrays of shape (N,)."""
 
-    def exact(values: np.ndarray) -> Fraction:
-        return Fraction(int(values.astype(np.int64).sum()))
+    def moments(arm: np.ndarray) -> dict[str, Moments]:
+        both = {NUMERATOR: active[arm].astype(float), DENOMINATOR: days[arm].astype(float)}
+        return {DAU: Moments.of(both), OFFER_COST: Moments.of({NUMERATOR: bonus[arm]})}
 
-    samples: dict[str, list[Sample]] = {metric: [] for metric in METRICS}
-    for arm in (~is_lumos, is_lumos):
-        x, y, paid = active[arm], days[arm], bonus[arm]
-        size = int(arm.sum())
-        dau = Sums(size, exact(x), exact(x * x), exact(y), exact(y * y), exact(x * y))
-        samples[DAU].append(sample_of(dau))
-        samples[OFFER_COST].append(sample_of(Sums.of_mean(size, exact(paid), exact(paid * paid))))
-    return {metric: compare(*pair, alpha=alpha) for metric, pair in samples.items()}
+    control, treatment = moments(~is_lumos), moments(is_lumos)
+    return {metric: compare(control[metric], treatment[metric], alpha=alpha) for metric in METRICS}
 
 
 if __name__ == "__main__":
