@@ -183,7 +183,7 @@ class Loop:
         return {
             "train_s": reports["train"].seconds,
             **{
-                f"evaluated_auc_{name}": came[f"{segment}.active_7d_auc"]
+                f"evaluated_auc_{name}": came[f"{segment}.active_7d.auc"]
                 for name, segment in (("lumos", "challenger"), ("recency", "recency"))
             },
         }
