@@ -24,6 +24,8 @@ Some minutes of processor time for the forecasts, two for the experiment's days.
 programs are busy, run it under ``taskset -c 0``: threads that wait for each other make a training
 ten times as slow.
 
+Where the lake stays (`--home`), so does the experiment's page, whose address is logged.
+
 The last line of stdout is JSON. `dau` is the share of users active on a day; `offer_cost` the bonus
 paid for a user in 28 days, in rupees; `_error` the standard error of what stands before it;
 `effect_in_spreads` the true effect in standard deviations of its estimate.
@@ -33,6 +35,7 @@ import argparse
 import datetime as dt
 import json
 import logging
+import shutil
 import sys
 import tempfile
 import time
@@ -69,7 +72,7 @@ from lumos.serve.accuracy import auc
 from lumos.serve.manifest import read_scores
 from lumos.settings import Settings
 from lumos.tables import table_uri, tables
-from lumos.verbs import Report, Request, TableWritten
+from lumos.verbs import GateRefused, Report, Request, TableWritten
 
 NAME, LEGACY, LUMOS = "pacman_loop", "legacy", "lumos"
 DAYS = [OFFER_START + dt.timedelta(days=number) for number in range(OFFER_DAYS)]
@@ -97,12 +100,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="lumos-benchmark-") as scratch:
         home = arguments.home or Path(scratch)
         settings = Settings.from_environment({"LUMOS_HOME": str(home)})
+        # The platform's own experiments would be measured beside it.
+        declarations = home.absolute() / "sql" / "experiments"
+        declarations.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(__file__).with_name(f"{NAME}.toml"), declarations)
         loop = Loop(
             settings,
             World(arguments.users, arguments.seed),
             override(
                 recipe(),
-                {"training.epochs": arguments.epochs, "training.max_validation_users": 4_000},
+                {
+                    "sql": str(declarations.parent),
+                    "training.epochs": arguments.epochs,
+                    "training.max_validation_users": 4_000,
+                },
             ),
         )
         figures = loop.run(arguments.redraws)
@@ -158,8 +169,8 @@ class Loop:
             found |= recovered(Draws.of(self, rules), true, num_redraws)
         return found
 
-    def verb(self, name: str, date: dt.date, **more: str) -> Report:
-        """A verb with its usual options and perhaps some others, in this process."""
+    def verb(self, name: str, date: dt.date) -> Report:
+        """A verb with its usual options, in this process."""
         options = {flag.name.replace("-", "_"): flag.default for flag in VERBS[name].flags}
         return run(
             Request(
@@ -167,7 +178,7 @@ class Loop:
                 recipe=self.recipe,
                 date=date,
                 settings=self.settings,
-                options=options | more,
+                options=options,
             )
         )
 
@@ -236,8 +247,12 @@ class Loop:
             for day in DAYS:
                 self.land(played, day)
                 for name in ("assign", "measure"):
-                    self.verb(name, day, experiment=NAME)
+                    self.verb(name, day)
                 advance(note=str(day))
+        try:
+            log.info("the page: %s", self.verb("review", END).details["pages"][NAME])
+        except GateRefused as alarm:  # offers that cost more cross the guardrail, and should
+            log.info("%s", alarm)
         rows = read(
             table_uri(self.settings, self.recipe, "effects"),
             where=predicate(experiment=NAME, as_of=END, segment=ALL),
