@@ -166,6 +166,29 @@ VERBS: Mapping[str, Verb] = {
     "measure": Verb(
         "lumos.experiment.measure:measure", "outcomes and effects of an experiment", (_EXPERIMENT,)
     ),
+    "power": Verb(
+        "lumos.experiment.power:power",
+        "what an experiment as declared would find, by replays on the users of the last days",
+        (
+            Flag("experiment", str, None, "its name in the recipe"),
+            Flag("replays", _whole(50, 100_000), 500, "experiments a relative effect"),
+            Flag(
+                "effects",
+                str,
+                None,
+                "relative effects, such as 0.01,0.02 (default: the declared "
+                "minimum_effect, half and twice of it)",
+            ),
+        ),
+    ),
+    "replay": Verb(
+        "lumos.experiment.replay:replay",
+        "A/A: do the declared analyses find in users whom nobody treated what they may (exit 3)",
+        (
+            Flag("experiment", str, None, "its name in the recipe (default: every one declared)"),
+            Flag("replays", _whole(200, 100_000), 2000, "splits an experiment"),
+        ),
+    ),
     "review": Verb(
         "lumos.study.experiment_page:review",
         "an HTML page an experiment, or an alarm that says where it is (exit 3)",

@@ -12,7 +12,7 @@ from typing import Any, Self
 from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction
 from airflow.timetables.interval import CronDataIntervalTimetable
 
-DAILY, WEEKLY = "0 0 * * *", "0 0 * * 1"
+DAILY, WEEKLY, MONTHLY = "0 0 * * *", "0 0 * * 1", "0 0 1 * *"
 
 
 class WholeDays(CronDataIntervalTimetable):

@@ -13,7 +13,7 @@ from lumos.settings import REPOSITORY
 
 DAGS = {
     *("daily_aggregation", "data_quality", "retraining", "batch_scoring"),
-    *("embedding", "ab_metrics", "retract_scores"),
+    *("embedding", "ab_metrics", "aa_calibration", "retract_scores"),
 }
 
 

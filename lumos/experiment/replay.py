@@ -1,0 +1,201 @@
+"""The verb ``replay``: do the declared analyses keep their promises on this platform's users?
+
+The users of the last days are split by chance, thousands of times, and nobody is treated
+(:mod:`lumos.experiment.simulate`). What an analysis then finds is false, and its share has to be
+the declared alpha to within what chance allows. A metric that a handful of users decide, or users
+who are not independent of each other, show here and nowhere else.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lumos import ledger
+from lumos.experiment.declaration import ADJUSTMENTS, Experiment, declared
+from lumos.experiment.history import past, publication
+from lumos.experiment.plan import covariates
+from lumos.experiment.power import (
+    alpha_each,
+    inputs_of,
+    named,
+    pinned,
+    refuse_without_forecast,
+    shares,
+    write_rows,
+)
+from lumos.experiment.simulate import (
+    Found,
+    History,
+    Rate,
+    always_valid,
+    at_the_end,
+    group_sequential,
+    peeking,
+    rate,
+    replays,
+    split,
+    uniform_p,
+)
+from lumos.experiment.views import pinned_views
+from lumos.verbs import GateRefused, Report, Request, TableWritten
+
+log = logging.getLogger(__name__)
+
+# P that chance alone makes some rate of an experiment critical; its rates share it.
+_FALSE_ALARM = 0.01
+_SEED = 20170101
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A share of replays; ``chance`` is what was promised, none where nothing was."""
+
+    name: str
+    happened: Any
+    chance: float | None
+    is_limit: bool = False  # less than the chance is fair too
+
+
+def replay(request: Request) -> Report:
+    """A/A replays of each declared experiment, on the planned days that end on the date.
+
+    Raises:
+        BadInput: An unknown experiment, tables that are not ready, or a history too short.
+        GateRefused: Some analysis finds more, or less, than chance allows.
+    """
+    asked = request.options.get("experiment")
+    known = (named(request),) if asked else declared(request.settings, request.recipe)
+    if not known:
+        note = f"recipe {request.recipe.name} declares no experiment: nothing to replay"
+        return request.report(details={"note": note})
+    versions = pinned(request)
+    scores = {item.name: publication(request, item, item.planned_days) for item in known}
+    for experiment in known:
+        refuse_without_forecast(request, experiment, scores[experiment.name] is not None)
+    inputs = inputs_of(request, known, versions, *scores.values())
+    if done := ledger.already_done(request, "replay", inputs):
+        return done
+    _refuse_again(request, inputs)
+    metrics: dict[str, float | None] = {}
+    critical: list[str] = []
+    version, count = 0, 0
+    with pinned_views(request, versions) as spark:
+        for experiment in known:
+            found = past(
+                spark,
+                request,
+                experiment,
+                names=tuple(experiment.metrics),
+                num_days=experiment.planned_days,
+                publication=scores[experiment.name],
+            )
+            rows = list(_rows(request, experiment, found.metrics))
+            version, count = write_rows(request, experiment, rows), count + len(rows)
+            metrics |= {f"{experiment.name}.{row['name']}": row["value"] for row in rows}
+            critical += [
+                f"{experiment.name}: {row['message']}"
+                for row in rows
+                if row["verdict"] == "critical"
+            ]
+    report = request.report(
+        tables=(TableWritten(table="metrics", version=version, rows=count),),
+        metrics=metrics,
+        details={"experiments": [item.name for item in known], "critical": critical},
+    )
+    ledger.record(
+        request,
+        report,
+        inputs=inputs,
+        verdict=ledger.REFUSED if critical else ledger.READY,
+        tables_written=(TableWritten(table="replay", version=version, rows=count),),
+    )
+    _refuse(critical)
+    return report
+
+
+def _refuse_again(request: Request, inputs: Mapping[str, int | str]) -> None:
+    entry = ledger.find(request.settings, request.recipe, "replay", request.date)
+    is_same = entry is not None and entry.fingerprint == ledger.fingerprint(request, inputs)
+    if is_same and entry is not None and entry.verdict == ledger.REFUSED and not request.force:
+        _refuse(list(entry.report.details["critical"]))
+
+
+def _refuse(critical: list[str]) -> None:
+    if critical:
+        raise GateRefused("; ".join(critical))
+
+
+def _rows(
+    request: Request, experiment: Experiment, metrics: Mapping[str, History]
+) -> Iterator[dict[str, Any]]:
+    """Of the table ``metrics``: rates, and how uniform p-values are."""
+    counted: list[_Counted] = []
+    for name, history in metrics.items():
+        found = _found(request, experiment, name, history)
+        for adjust, said in found.items():
+            uniform = uniform_p(said.p_value[:, -1])
+            yield _row(f"{name}.{adjust}.ks_p", uniform, "info", "of uniform p-values")
+            counted += _counted(experiment, name, adjust, said)
+    num_promises = sum(each.chance is not None for each in counted)
+    for each in counted:
+        level = 1 - _FALSE_ALARM / num_promises
+        yield _judged(each, rate(each.happened, each.chance or alpha_each(experiment), level))
+
+
+def _found(
+    request: Request, experiment: Experiment, name: str, history: History
+) -> dict[str, Found]:
+    """The primary metric by every adjustment at every look; others as declared, at the end."""
+    is_primary = name == experiment.primary.metric
+    by_name: dict[str, tuple[str, ...]] = {
+        adjust: tuple(each for each in wanted if each in history.covariates)
+        for adjust, wanted in ADJUSTMENTS.items()
+        if "forecast" in history.covariates or "forecast" not in wanted
+    }
+    declared_only: dict[str, tuple[str, ...]] = {experiment.adjust: covariates(experiment, history)}
+    return replays(
+        history,
+        history,
+        split(
+            history.num_users,
+            shares(experiment),
+            num_replays=request.options["replays"],
+            seed=_SEED,
+        ),
+        looks=experiment.look_days if is_primary else (experiment.planned_days,),
+        analyses=by_name if is_primary else declared_only,
+        alpha=alpha_each(experiment),
+    )
+
+
+def _counted(experiment: Experiment, name: str, adjust: str, said: Found) -> Iterator[_Counted]:
+    alpha, looks = alpha_each(experiment), experiment.look_days
+    yield _Counted(f"{name}.{adjust}.at_the_end", at_the_end(said, alpha), alpha)
+    if name != experiment.primary.metric:
+        return
+    yield _Counted(f"{name}.{adjust}.group_sequential", group_sequential(said, looks, alpha), alpha)
+    yield _Counted(
+        f"{name}.{adjust}.always_valid",
+        always_valid(said, experiment.minimum_effect, alpha),
+        alpha,
+        is_limit=True,
+    )
+    if adjust == "none":
+        yield _Counted(f"{name}.{adjust}.peeking", peeking(said, alpha), None)
+
+
+def _judged(each: _Counted, found: Rate) -> dict[str, Any]:
+    if each.chance is None:
+        text = "what plain p-values would find that are looked at on every look: nobody may"
+        return _row(each.name, found.value, "info", text)
+    is_fair = found.value <= found.high if each.is_limit else found.is_fair
+    text = (
+        f"{each.name} finds {found.value:.2%} among equals, of {each.chance:.2%} promised; chance "
+        f"allows {0 if each.is_limit else found.low:.2%} to {found.high:.2%}"
+    )
+    return _row(each.name, found.value, "ok" if is_fair else "critical", text)
+
+
+def _row(name: str, value: float, verdict: str, message: str) -> dict[str, Any]:
+    return {"name": name, "value": value, "verdict": verdict, "message": message}
