@@ -168,3 +168,11 @@ def test_a_look_at_which_nobody_differs_decides_nothing():
     assert (found.p_value[:, 0] == 1).all()
     assert np.isinf(bounds_of(found.information, (1, 2), 0.05)[0])
     assert not always_valid(found, 1.0, 0.05).any()
+
+
+def test_a_sum_that_grows_with_the_days_gains_information_all_the_same():
+    history = amounts()
+    weights = split(USERS, HALVES, num_replays=20, seed=10)
+    found = replays(history, history, weights, looks=LOOKS, analyses={"": ()}, alpha=0.05)[""]
+    assert (np.diff(found.information) > 0).all()
+    assert (np.diff(found.error.mean(axis=0)) > 0).all()
