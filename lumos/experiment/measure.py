@@ -53,7 +53,9 @@ def measure(request: Request) -> Report:
         return done
     _check_start(request, experiments, versions["activity"])
     found: list[_Found] = []
-    with pinned_views(request, versions) as spark:
+    # A metric is added up twice: over the days since exposure, and over those before.
+    passes = 2 * sum(len(experiment.metrics) for experiment in experiments)
+    with pinned_views(request, versions, passes=passes) as spark:
         for experiment in experiments:
             sums = reduced(spark, request, experiment, predictions[experiment.name])
             found.append((sums, judged(sums, request.date, _looks(request, experiment))))

@@ -13,7 +13,7 @@ Sums are exact decimals, so that the order in which Spark adds changes no bit.
 import datetime as dt
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,6 @@ def reduced(
         "experiment": experiment.name,
         "start": experiment.start,
         "as_of": request.date,
-        "pre_days": experiment.pre_days,
         "has_cost": "cost" in experiment.columns,
     }
 
@@ -172,13 +171,20 @@ def reduced(
         return spark.sql(_sql(settings, name), args=arguments)
 
     counts, excluded, last = _counts(spark, request, experiment)
-    exposed = select("exposed.sql")
-    exposed.createOrReplaceTempView("exposed")
-    activity = spark.table("activity")
-    with (
-        _kept(user_days(spark, recipe, experiment, select("before.sql"), activity)) as before,
-        _kept(user_days(spark, recipe, experiment, exposed, activity)) as since,
-    ):
+    start, activity = experiment.start, spark.table("activity")
+    begins = start - dt.timedelta(days=experiment.pre_days)
+    # From here on a user is a number: it is dealt out, sorted and compared far faster than an id.
+    numbered = select("exposed.sql").withColumn("number", F.monotonically_increasing_id())
+    with _kept(numbered, "number") as exposed, ExitStack() as stack:
+        exposed.createOrReplaceTempView("exposed")
+
+        def days(users: DataFrame, first: dt.date, end: dt.date) -> DataFrame:
+            done = activity.where(F.col("day").between(F.lit(first), F.lit(end)))
+            found = user_days(spark, recipe, experiment, users, done)
+            return stack.enter_context(_kept(_by_number(found), "user_id"))
+
+        before = days(_moved_before(exposed, experiment), begins, last - dt.timedelta(days=1))
+        since = days(exposed, start, request.date)
         since.createOrReplaceTempView("user_days")
         schema = tables(recipe)["outcomes"].arrow_schema(recipe)
         outcomes = pa.Table.from_pylist(
@@ -191,18 +197,18 @@ def reduced(
             covariate = run_metric(spark, metric)
             since.createOrReplaceTempView("user_days")
             frames[metric.name] = (run_metric(spark, metric), covariate)
-        users = _labelled(spark, exposed.select("user_id", "variant", "first_day"), experiment)
+        users = _labelled(spark, exposed.drop("as_of", "num_days"), experiment)
         users, missing = _predicted(spark, request, users, experiment, publication)
-        with _kept(users) as users:
-            moments = {
-                metric.name: _moments(metric, users, *frames[metric.name], counts)
-                for metric in metrics
-            }
+        users = stack.enter_context(_kept(_by_number(users), "user_id"))
+        moments = {
+            metric.name: _moments(metric, users, *frames[metric.name], counts) for metric in metrics
+        }
+        num_rows_before = _rows_before(spark, experiment) if last > start else 0
     return Reduced(
         experiment=experiment,
         counts=counts,
         excluded=excluded,
-        num_rows_before=_rows_before(spark, experiment) if last > experiment.start else 0,
+        num_rows_before=num_rows_before,
         outcomes=outcomes,
         moments=moments,
         missing=missing,
@@ -210,13 +216,28 @@ def reduced(
 
 
 @contextmanager
-def _kept(frame: DataFrame) -> Iterator[DataFrame]:
+def _kept(frame: DataFrame, user: str) -> Iterator[DataFrame]:
     """Computed once and dealt out by user, on disk: what follows shuffles nothing."""
-    kept = frame.repartition("user_id").persist(StorageLevel.DISK_ONLY)
+    kept = frame.repartition(user).persist(StorageLevel.DISK_ONLY)
     try:
         yield kept
     finally:
         kept.unpersist()
+
+
+def _by_number(users: DataFrame) -> DataFrame:
+    return users.drop("user_id").withColumnRenamed("number", "user_id")
+
+
+def _moved_before(exposed: DataFrame, experiment: Experiment) -> DataFrame:
+    """The same users with the days before exposure, which make the covariate."""
+    return exposed.withColumns(
+        {
+            "first_day": F.date_sub("first_day", experiment.pre_days),
+            "as_of": F.date_sub("first_day", 1),
+            "num_days": F.lit(experiment.pre_days),
+        }
+    )
 
 
 def _counts(

@@ -12,11 +12,16 @@ from lumos.verbs import Request
 
 
 @contextmanager
-def pinned_views(request: Request, versions: Mapping[str, int]) -> Iterator[SparkSession]:
-    """A Spark session in which each table of ``versions`` is a view at that version."""
+def pinned_views(
+    request: Request, versions: Mapping[str, int], *, passes: int = 1
+) -> Iterator[SparkSession]:
+    """A Spark session in which each table of ``versions`` is a view at that version.
+
+    ``passes`` is about how often each row is worked on, so that Spark knows how much there is.
+    """
     uris = {table: table_uri(request.settings, request.recipe, table) for table in versions}
     num_rows = sum(count_rows(uris[table], version) for table, version in versions.items())
-    with spark_session(f"lumos {request.verb}", num_rows=num_rows) as spark:
+    with spark_session(f"lumos {request.verb}", num_rows=num_rows * passes) as spark:
         for table, version in versions.items():
             frame = spark.read.format("delta").option("versionAsOf", version).load(uris[table])
             frame.createOrReplaceTempView(table)

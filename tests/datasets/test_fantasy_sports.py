@@ -11,10 +11,20 @@ from lumos.accio.contract import event_calendar
 from lumos.accio.events import EventCalendar
 from lumos.datasets.fantasy_sports import World, effects, recipe
 from lumos.datasets.fantasy_sports import activity as laws
-from lumos.datasets.fantasy_sports.activity import ACTIVITY_COLUMNS, Activity, activity_of
+from lumos.datasets.fantasy_sports.activity import (
+    ACTIVITY_COLUMNS,
+    Activity,
+    activity_of,
+    another_draw,
+)
 from lumos.datasets.fantasy_sports.context import COLUMN, EVENT_COLUMNS, context_of
 from lumos.datasets.fantasy_sports.fixtures import Notice, fixture_notices
-from lumos.datasets.fantasy_sports.truth import event_effect, offer_effect
+from lumos.datasets.fantasy_sports.truth import (
+    event_effect,
+    expected,
+    offer_effect,
+    policy_effect,
+)
 from lumos.datasets.fantasy_sports.users import INTERESTS, STATIC_COLUMNS, Users, users_of
 from lumos.datasets.fantasy_sports.world import BLOCK_USERS, user_ids
 from lumos.experiment.assignment import variant_of
@@ -308,6 +318,76 @@ def test_the_offer_goes_to_whom_the_platform_says() -> None:
     variants = variant_of([name.decode() for name in ids], experiment)
     np.testing.assert_array_equal(variants == "target", effects.is_offered(ids))
     assert not experiment.is_simulated_split
+
+
+def users_rows(activity: Activity, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Days and values of some users."""
+    rows = chosen[activity.owner]
+    return activity.days[rows], activity.values[rows]
+
+
+def test_an_offer_moves_exactly_those_who_get_it_and_from_its_first_day_on() -> None:
+    users = users_of(SHORT, 0)
+    some = np.arange(len(users)) % 3 == 0
+    more = some | (np.arange(len(users)) % 5 == 0)
+    few, many = (activity_of(SHORT, users, offered=mask) for mask in (some, more))
+    alike = [users_rows(activity, some == more) for activity in (few, many)]
+    np.testing.assert_array_equal(alike[0][0], alike[1][0])
+    np.testing.assert_array_equal(alike[0][1], alike[1][1])
+    eve = SHORT.first + effects.offer_days(SHORT).start - 1
+    for before, after in zip(
+        vars(few.until(eve)).values(), vars(many.until(eve)).values(), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+    offered_later = more & ~some
+    days_few, days_many = (users_rows(a, offered_later)[0] for a in (few, many))
+    assert len(days_many) > 1.02 * len(days_few)
+    bonus = ACTIVITY_COLUMNS.index("bonus")
+    paid_few, paid_many = (
+        users_rows(a, offered_later)[1][days > eve, bonus].sum()
+        for a, days in ((few, days_few), (many, days_many))
+    )
+    assert paid_many > 2 * paid_few
+
+
+def test_offers_by_the_platforms_hash_give_the_world_as_it_is() -> None:
+    world = World(BLOCK_USERS + 100)
+    users = users_of(world, 1)
+    by_mask = activity_of(world, users, offered=effects.is_offered(users.user_id))
+    assert_same((users, by_mask), (users, activity_of(world, users)), len(users))
+
+
+def test_the_true_effect_of_offering_everybody_is_that_of_the_offer() -> None:
+    world = World(2 * BLOCK_USERS, first_day=SHORT.first_day, last_day=SHORT.last_day)
+    effect = policy_effect(world, np.zeros(world.num_users, bool), np.ones(world.num_users, bool))
+    blocks = [users_of(world, block) for block in range(world.num_blocks)]
+    gained = sum(offer_effect(world, users).average * len(users) for users in blocks)
+    days = effects.offer_days(world)
+    since = np.concatenate([users.registered for users in blocks]) - world.first
+    there = (days.stop - since.clip(min=days.start)).clip(min=0)
+    assert effect.dau == pytest.approx(gained / there.sum(), rel=1e-9)
+    assert effect.bonus > 0
+    nothing = policy_effect(world, np.ones(world.num_users, bool), np.ones(world.num_users, bool))
+    assert (nothing.dau, nothing.bonus) == (0, 0)
+
+
+def test_the_expected_days_and_bonus_are_the_means_of_many_draws() -> None:
+    users = users_of(SHORT, 0)
+    offered = np.arange(len(users)) % 2 == 0
+    p = laws.probability(SHORT, users, offered=offered)[:, effects.offer_days(SHORT)]
+    law, chance = expected(SHORT, users, offered), np.random.default_rng(0)
+    true = np.array(
+        [[each[mask].sum() for mask in (offered, ~offered)] for each in vars(law).values()]
+    )
+    draws = np.zeros((60, 2, 2))
+    for number in range(len(draws)):
+        drawn = another_draw(SHORT, users, p, offered=offered, chance=chance)
+        bonus = drawn.values[:, ACTIVITY_COLUMNS.index("bonus")]
+        for arm, is_mine in enumerate((offered[drawn.owner], ~offered[drawn.owner])):
+            draws[number, :, arm] = is_mine.sum(), bonus[is_mine].sum()
+    error = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
+    assert (np.abs(draws.mean(axis=0) - true) < 4 * error).all()
+    assert (error < 0.02 * true).all(), "a check that sees nothing"
 
 
 def test_the_effect_of_the_league_is_felt_while_it_is_on_and_most_by_its_fans() -> None:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -209,7 +210,12 @@ def test_a_killed_writer_goes_on_where_it_stopped_and_writes_the_same(
 
     played: list[int] = []
     play, part = writing.shard_of, writing.read_part
-    monkeypatch.setattr(writing, "shard_of", lambda world, n: (played.append(n), play(world, n))[1])
+
+    def noted(world: World, number: int, **options: Any) -> shards.Shard:
+        played.append(number)
+        return play(world, number, **options)
+
+    monkeypatch.setattr(writing, "shard_of", noted)
     monkeypatch.setattr(writing, "read_part", killed)
     with pytest.raises(KeyboardInterrupt):
         write_tables(cut, recipe, SMALL, scratch=tmp_path / "scratch")
@@ -237,3 +243,40 @@ def test_the_rows_do_not_depend_on_shards_or_processes(
         found.append(rows(settings, recipe, "sequences"))
     assert found[0].equals(found[1])
     assert found[0].num_rows == SMALL.num_users
+
+
+def test_tables_as_they_stood_on_a_day_hold_what_had_come_by_then(tmp_path: Path) -> None:
+    recipe, eve = named(SMALL.num_users), dt.date(2024, 4, 10)
+    whole, cut = (
+        Settings.from_environment({"LUMOS_HOME": str(tmp_path / name)}) for name in ("whole", "cut")
+    )
+    write_tables(whole, recipe, SMALL, scratch=tmp_path / "scratch")
+    write_tables(cut, recipe, SMALL, scratch=tmp_path / "scratch", last_day=eve)
+    for name, day in {
+        "activity": "day",
+        "event_context": "known_on",
+        "users": "valid_from",
+    }.items():
+        everything = rows(whole, recipe, name)
+        expected = everything.filter(pc.less_equal(everything[day], eve))
+        assert 0 < expected.num_rows < everything.num_rows
+        assert rows(cut, recipe, name).equals(expected), name
+        assert ledger.require(cut, recipe, name, eve, remedy="").rows == expected.num_rows
+    sequences, users = rows(cut, recipe, "sequences"), rows(cut, recipe, "users")
+    assert sequences.num_rows == users.num_rows
+    days = pc.list_flatten(sequences["days"])
+    assert len(days) == rows(cut, recipe, "activity").num_rows
+
+
+def test_whoever_is_offered_is_written(tmp_path: Path) -> None:
+    recipe = named(300)
+    world = World(300, first_day=dt.date(2024, 9, 1), last_day=dt.date(2024, 10, 31))
+    settings = Settings.from_environment({"LUMOS_HOME": str(tmp_path)})
+    bonus = []
+    for offered in (np.zeros(300, bool), np.ones(300, bool)):
+        write_tables(
+            settings, recipe, world, scratch=tmp_path / "scratch",
+            names=("activity",), offered=offered,
+        )  # fmt: skip
+        bonus.append(pc.sum(rows(settings, recipe, "activity")["bonus"]).as_py())
+    assert bonus[1] > 1.5 * bonus[0]

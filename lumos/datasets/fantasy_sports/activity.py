@@ -11,7 +11,13 @@ import numpy as np
 from lumos.datasets.fantasy_sports import effects
 from lumos.datasets.fantasy_sports.context import COLUMN, context_of
 from lumos.datasets.fantasy_sports.users import Users, whole_block
-from lumos.datasets.fantasy_sports.world import ACTIVITY, AMOUNTS, BLOCK_USERS, World
+from lumos.datasets.fantasy_sports.world import (
+    ACTIVITY,
+    AMOUNTS,
+    BLOCK_USERS,
+    OFFER_AMOUNTS,
+    World,
+)
 
 BINARY_COLUMNS = ("active", "joined", "deposited")
 CONTINUOUS_COLUMNS = (
@@ -52,6 +58,12 @@ class Activity:
     def owner(self) -> np.ndarray:
         """The user of each row, as its place in the block."""
         return np.repeat(np.arange(len(self.splits) - 1), np.diff(self.splits))
+
+    def until(self, last_day: int) -> "Activity":
+        """The rows of days up to this day number."""
+        kept = self.days <= last_day
+        splits = np.concatenate([[0], np.cumsum(kept)])[self.splits]
+        return Activity(self.days[kept], self.values[kept], splits)
 
 
 def probability(
@@ -117,26 +129,116 @@ def _is_asleep(world: World, users: Users) -> np.ndarray:
     return np.cumsum(change[:, :-1], axis=1, dtype=np.int8) > 0
 
 
-def activity_of(world: World, users: Users) -> Activity:
-    """All active days of a block of users, with their 13 columns."""
+def activity_of(world: World, users: Users, *, offered: np.ndarray | None = None) -> Activity:
+    """All active days of a block of users, with their 13 columns.
+
+    An offer moves the user who gets it, on the offer's days: to everybody else, and before, the
+    very same happens whoever is offered.
+
+    Args:
+        world: The world.
+        users: A block of its users.
+        offered: Whether each user gets the offer, shape (N,); by default as randomised.
+    """
     block = int(users.number[0]) // BLOCK_USERS
     # A short last block is played whole, so that its users do what they do in a larger world.
     whole = users if len(users) == BLOCK_USERS else whole_block(world, block)
     drawn = world.chance(ACTIVITY, block).random((BLOCK_USERS, world.num_days), np.float32)
-    owner, day = np.nonzero(drawn < probability(world, whole))
-    values = _values(world, whole, owner, day)
+    came = drawn < probability(world, whole)
+    owner, day = np.nonzero(came)
+    chance = world.chance(AMOUNTS, block)
+    if offered is None:
+        by_hash = effects.is_offered(whole.user_id)
+        values = _values(world, whole, owner, day, offered=by_hash, chance=chance)
+    else:
+        given = np.zeros(BLOCK_USERS, bool)
+        given[: len(users)] = offered
+        # All days that some offer might bring draw their amounts, from a stream of their own: so
+        # nobody's depend on who else is offered.
+        brought = (drawn < probability(world, whole, offered=np.ones(BLOCK_USERS, bool))) & ~came
+        more = np.nonzero(brought)
+        values = np.concatenate(
+            [
+                _values(world, whole, owner, day, offered=given, chance=chance),
+                _values(
+                    world, whole, *more, offered=given, chance=world.chance(OFFER_AMOUNTS, block)
+                ),
+            ]
+        )
+        owner, day = np.append(owner, more[0]), np.append(day, more[1])
+        order = np.lexsort((day, owner))
+        did = drawn < probability(world, whole, offered=given)
+        order = order[did[owner[order], day[order]]]
+        owner, day, values = owner[order], day[order], values[order]
     splits = np.searchsorted(owner, np.arange(len(users) + 1))
     days = (day[: splits[-1]] + world.first).astype(np.int32)
     return Activity(days, values[: splits[-1]], splits)
 
 
-def _values(world: World, users: Users, owner: np.ndarray, day: np.ndarray) -> np.ndarray:
-    """The columns of active days, in the order of :data:`ACTIVITY_COLUMNS`."""
-    chance = world.chance(AMOUNTS, int(users.number[0]) // BLOCK_USERS)
+def another_draw(
+    world: World,
+    users: Users,
+    p: np.ndarray,
+    *,
+    offered: np.ndarray,
+    chance: np.random.Generator,
+) -> Activity:
+    """What a block of users might as well have done on the days of the offer.
+
+    Args:
+        world: The world.
+        users: A block of its users.
+        p: Their :func:`probability` on those days, shape (N, D); many draws share it.
+        offered: Whether each user gets the offer, shape (N,): what ``p`` was computed by.
+        chance: Where it is drawn from.
+    """
+    owner, place = np.nonzero(chance.random(p.shape, np.float32) < p)
+    day = place + effects.offer_days(world).start
+    values = _values(world, users, owner, day, offered=offered, chance=chance)
+    splits = np.searchsorted(owner, np.arange(len(users) + 1))
+    return Activity((day + world.first).astype(np.int32), values, splits)
+
+
+def mean_bonus(world: World, users: Users, *, offered: np.ndarray) -> np.ndarray:
+    """The expected bonus of each user on each day of the offer, were it an active one.
+
+    Exact but for the platform's limits of a day, which hardly anybody reaches.
+
+    Args:
+        world: The world.
+        users: A block of its users.
+        offered: Whether each user gets the offer, shape (N,).
+
+    Returns:
+        Rupees, shape (N, D).
+    """
+    events = context_of(world).as_it_came[effects.offer_days(world)]
+    is_on = events[:, COLUMN["num_matches"]] > 0
+    lift = np.exp(effects.lift(events) + effects.OFFER_LIFT * offered[:, None])
+    contests = np.where(is_on, _JOIN_SHARE, _JOIN_SHARE_NOTHING_ON) * (
+        1 + MEAN_CONTESTS * np.exp(users.busy)[:, None] * lift
+    )
+    share = np.where(offered, OFFER_BONUS_SHARE, BONUS_SHARE)
+    return np.asarray((share * MEAN_FEE * np.exp(users.stake))[:, None] * contests)
+
+
+def _values(
+    world: World,
+    users: Users,
+    owner: np.ndarray,
+    day: np.ndarray,
+    *,
+    offered: np.ndarray,
+    chance: np.random.Generator,
+) -> np.ndarray:
+    """The columns of active days, in the order of :data:`ACTIVITY_COLUMNS`.
+
+    How much is drawn depends on the number of days alone, not on who is offered.
+    """
     events = context_of(world).as_it_came
     during = np.zeros(world.num_days, bool)
     during[effects.offer_days(world)] = True
-    offered = effects.is_offered(users.user_id)[owner] & during[day]
+    offered = offered[owner] & during[day]
     busy, stake = np.exp(users.busy)[owner], np.exp(users.stake)[owner]
     lift = np.exp(effects.lift(events)[day] + effects.OFFER_LIFT * offered)
     is_on = events[day, COLUMN["num_matches"]] > 0

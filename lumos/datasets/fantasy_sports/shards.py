@@ -1,5 +1,6 @@
 """Shards of users as rows of the contract tables ``users``, ``activity`` and ``sequences``."""
 
+import datetime as dt
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from lumos.config import Recipe
 from lumos.datasets.fantasy_sports.activity import ACTIVITY_COLUMNS, Activity, activity_of
 from lumos.datasets.fantasy_sports.users import Users, users_of
 from lumos.datasets.fantasy_sports.world import World
+from lumos.dates import day_number
 from lumos.hashing import buckets_of
 from lumos.tables import tables
 
@@ -52,12 +54,33 @@ def num_shards(world: World) -> int:
     return -(-world.num_blocks // SHARD_BLOCKS)
 
 
-def shard_of(world: World, number: int) -> Shard:
-    """Play one shard."""
+def shard_of(
+    world: World,
+    number: int,
+    *,
+    offered: np.ndarray | None = None,
+    last_day: dt.date | None = None,
+) -> Shard:
+    """Play one shard.
+
+    Args:
+        world: The world.
+        number: Which shard.
+        offered: Whether each of the world's users gets the offer, by number, shape
+            (num_users,); by default as randomised.
+        last_day: What came later, users too, is left out; by default the world's last.
+    """
     first = number * SHARD_BLOCKS
-    blocks = range(first, min(first + SHARD_BLOCKS, world.num_blocks))
-    users = [users_of(world, block) for block in blocks]
-    return Shard(tuple((block, activity_of(world, block)) for block in users))
+    last = day_number(last_day or world.last_day)
+    parts = []
+    for block in range(first, min(first + SHARD_BLOCKS, world.num_blocks)):
+        users = users_of(world, block)
+        mine = None if offered is None else offered[users.number]
+        activity = activity_of(world, users, offered=mine).until(last)
+        # Nobody is active before registering: whoever is left out has no rows.
+        splits = activity.splits[np.append(users.registered <= last, True)]
+        parts.append((users.until(last), Activity(activity.days, activity.values, splits)))
+    return Shard(tuple(parts))
 
 
 def users_rows(recipe: Recipe, shard: Shard) -> pa.Table:

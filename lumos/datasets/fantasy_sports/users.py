@@ -76,8 +76,15 @@ class Users:
 
     def first(self, size: int) -> Self:
         """The first users of the block."""
-        cut = {name: values[:size] for name, values in vars(self).items() if name != "static"}
-        static = {name: values[:size] for name, values in self.static.items()}
+        return self._cut(slice(size))
+
+    def until(self, last_day: int) -> Self:
+        """Those who have registered by this day number."""
+        return self._cut(self.registered <= last_day)
+
+    def _cut(self, kept: slice | np.ndarray) -> Self:
+        cut = {name: values[kept] for name, values in vars(self).items() if name != "static"}
+        static = {name: values[kept] for name, values in self.static.items()}
         return type(self)(static=static, **cut)
 
 

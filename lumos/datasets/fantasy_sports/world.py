@@ -15,7 +15,7 @@ from lumos.dates import day_number
 # Users that are drawn together: a block of four years takes some 50 MB while it is made.
 BLOCK_USERS = 1024
 # One stream of chance for each question.
-FIXTURES, PROMOTIONS, PEOPLE, SPELLS, ACTIVITY, AMOUNTS = range(6)
+FIXTURES, PROMOTIONS, PEOPLE, SPELLS, ACTIVITY, AMOUNTS, OFFER_AMOUNTS = range(7)
 MAX_USERS = 10**9  # as many as a user id has digits for
 
 

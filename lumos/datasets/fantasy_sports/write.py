@@ -5,6 +5,7 @@ of ``activity`` is collected into one file. Files are named after what they hold
 a run that was killed goes on where it stopped, and a second run finds everything done.
 """
 
+import datetime as dt
 import hashlib
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -34,7 +35,7 @@ from lumos.datasets.fantasy_sports.shards import (
     users_rows,
 )
 from lumos.datasets.fantasy_sports.world import World
-from lumos.dates import from_day_number
+from lumos.dates import day_number, from_day_number
 from lumos.delta import DataFile, commit_files
 from lumos.progress import progress
 from lumos.settings import Settings
@@ -54,6 +55,8 @@ class _Work:
     settings: Settings
     recipe: Recipe
     world: World
+    last_day: dt.date
+    offered: np.ndarray | None
     names: tuple[str, ...]
     scratch: Path
     digest: str
@@ -77,8 +80,10 @@ def write_tables(
     scratch: Path,
     names: Collection[str] = TABLES,
     processes: int = 1,
+    last_day: dt.date | None = None,
+    offered: np.ndarray | None = None,
 ) -> Report:
-    """Write the contract tables of a world and enter them in the ledger, ready for its last day.
+    """Write the contract tables of a world and enter them in the ledger, ready for the last day.
 
     Args:
         settings: Where the lake is.
@@ -87,16 +92,25 @@ def write_tables(
         scratch: A local folder for what is on its way, about 4 KB a user; emptied at the end.
         names: Which tables; training and scoring need ``event_context`` and ``sequences``.
         processes: How many work at once, each with some 700 MB.
+        last_day: The tables are as they stood at its end; by default the world's last.
+        offered: Whether each user gets the offer, by number, shape (num_users,); by default as
+            randomised.
     """
-    request = Request(verb="land", recipe=recipe, date=world.last_day, settings=settings)
+    last_day = last_day or world.last_day
+    request = Request(verb="land", recipe=recipe, date=last_day, settings=settings)
     inputs: dict[str, int | str] = {"world": repr(world)}
+    if offered is not None:
+        inputs["offered"] = hashlib.sha256(np.packbits(offered).tobytes()).hexdigest()
     done = [ledger.already_done(request, name, inputs) for name in names]
     if done and done[0] is not None and all(done):
         return done[0]
-    digest = hashlib.sha256(f"{world!r} {recipe.digest}".encode()).hexdigest()[:16]
+    content = f"{inputs} {last_day} {recipe.digest}"
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     folder = scratch / digest
     folder.mkdir(parents=True, exist_ok=True)
-    work = _Work(settings, recipe, world, tuple(names), folder, digest, processes)
+    work = _Work(
+        settings, recipe, world, last_day, offered, tuple(names), folder, digest, processes
+    )
     list(_each(work, "playing", _play, num_shards(world)))
     written, num_bytes = [], {}
     for name in work.names:
@@ -134,7 +148,7 @@ def _play(work: _Work, number: int) -> None:
     missing = {name: path for name, path in paths.items() if not path.exists()}
     if not missing:
         return
-    shard = shard_of(world, number)
+    shard = shard_of(world, number, offered=work.offered, last_day=work.last_day)
     if "users" in missing:
         rows = users_rows(recipe, shard)
         write_parts(missing["users"], rows, np.zeros(rows.num_rows, int), 1)
@@ -149,7 +163,7 @@ def _play(work: _Work, number: int) -> None:
 def _files(work: _Work, name: str) -> tuple[Callable[[_Work, int], DataFile], int]:
     """What writes a file of a table, and how many there are."""
     return {
-        "activity": (_day_file, work.world.num_days),
+        "activity": (_day_file, (work.last_day - work.world.first_day).days + 1),
         "event_context": (_event_file, 1),
         "users": (_users_file, num_shards(work.world)),
         "sequences": (_bucket_file, work.recipe.num_buckets),
@@ -175,10 +189,11 @@ def _users_file(work: _Work, shard: int) -> DataFile:
 
 def _event_file(work: _Work, _: int) -> DataFile:
     context = context_of(work.world)
+    landed = context.known_on <= day_number(work.last_day)
     columns = {
-        "day": pa.array(context.day.astype(np.int32)).cast(pa.date32()),
-        "known_on": pa.array(context.known_on.astype(np.int32)).cast(pa.date32()),
-        **{name: context.values[:, n].astype(float) for n, name in enumerate(EVENT_COLUMNS)},
+        "day": pa.array(context.day[landed].astype(np.int32)).cast(pa.date32()),
+        "known_on": pa.array(context.known_on[landed].astype(np.int32)).cast(pa.date32()),
+        **{name: context.values[landed, n].astype(float) for n, name in enumerate(EVENT_COLUMNS)},
     }
     schema = file_schema(work.recipe, "event_context")
     rows = pa.table([pa.array(columns[name]) for name in schema.names], schema=schema)
