@@ -91,7 +91,12 @@ def prepared_jars(folder: Path) -> list[Path]:
 
 
 def local_settings(
-    folder: Path, *, memory: str | None = None, cores: int | None = None, num_rows: int = 0
+    folder: Path,
+    *,
+    memory: str | None = None,
+    cores: int | None = None,
+    num_rows: int = 0,
+    passes: int = 1,
 ) -> dict[str, str]:
     """Say how Spark runs inside one process, from what was prepared in `folder`.
 
@@ -99,7 +104,7 @@ def local_settings(
     """
     flags = [
         f"-Dlog4j2.configurationFile={_LOG4J.as_uri()}",
-        *(() if num_rows > _MANY_ROWS else _QUICK_JAVA),
+        *(() if num_rows * passes > _MANY_ROWS else _QUICK_JAVA),
     ]
     if (folder / ARCHIVE).exists():
         # An archive that no longer fits is ignored by Java: slower, never wrong. Without the
@@ -138,7 +143,12 @@ def local_settings(
 
 @contextmanager
 def spark_session(
-    app_name: str, *, memory: str | None = None, cores: int | None = None, num_rows: int = 0
+    app_name: str,
+    *,
+    memory: str | None = None,
+    cores: int | None = None,
+    num_rows: int = 0,
+    passes: int = 1,
 ) -> Iterator[SparkSession]:
     """Lend a Spark session with Delta, and stop it afterwards.
 
@@ -150,6 +160,7 @@ def spark_session(
         memory: Heap of the one process, such as ``"8g"``; 2 GB if not given.
         cores: Threads; all that the machine has if not given.
         num_rows: About how many rows the job reads: how much compiling is worth its time.
+        passes: About how often it works on each of them.
 
     Yields:
         The session, whose time zone is UTC and whose SQL is ANSI.
@@ -167,7 +178,8 @@ def spark_session(
         yield active
         return
     folder = Settings.from_environment().home / "spark"
-    session = start(app_name, local_settings(folder, memory=memory, cores=cores, num_rows=num_rows))
+    found = local_settings(folder, memory=memory, cores=cores, num_rows=num_rows, passes=passes)
+    session = start(app_name, found)
     try:
         yield session
     finally:

@@ -17,11 +17,11 @@ def pinned_views(
 ) -> Iterator[SparkSession]:
     """A Spark session in which each table of ``versions`` is a view at that version.
 
-    ``passes`` is about how often each row is worked on, so that Spark knows how much there is.
+    ``passes`` is about how often each row is worked on.
     """
     uris = {table: table_uri(request.settings, request.recipe, table) for table in versions}
     num_rows = sum(count_rows(uris[table], version) for table, version in versions.items())
-    with spark_session(f"lumos {request.verb}", num_rows=num_rows * passes) as spark:
+    with spark_session(f"lumos {request.verb}", num_rows=num_rows, passes=passes) as spark:
         for table, version in versions.items():
             frame = spark.read.format("delta").option("versionAsOf", version).load(uris[table])
             frame.createOrReplaceTempView(table)
