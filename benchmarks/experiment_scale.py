@@ -60,9 +60,11 @@ def main() -> int:
     for name in _WRITTEN:
         shutil.rmtree(table_uri(settings, recipe, name), ignore_errors=True)
     found: dict[str, object] = {"users": arguments.users, "cores": len(os.sched_getaffinity(0))}
-    for verb in ("assign", "measure"):
-        seconds, peak = timed(settings, verb, date)
+    took = {verb: timed(settings, verb, date) for verb in ("assign", "measure")}
+    for verb, (seconds, peak) in took.items():
         found |= {f"{verb}_s": round(seconds, 1), f"{verb}_peak_mib": round(peak)}
+    found["seconds"] = round(sum(seconds for seconds, _ in took.values()), 1)
+    found["peak_mib"] = round(max(peak for _, peak in took.values()))
     found["results_equal"] = are_equal(settings, recipe, experiment, date, home)
     table = Table(title=f"{arguments.users:,} users, {DAYS} days")
     table.add_column("figure")
@@ -139,7 +141,7 @@ def timed(settings: Settings, verb: str, date: dt.date) -> tuple[float, float]:
     """Seconds of a verb's process, and MiB resident with its children at most."""
     started, peak = time.monotonic(), 0.0
     process = subprocess.Popen(
-        [sys.executable, "-m", "lumos", verb, "--recipe", RECIPE, "--date", str(date)],
+        [sys.executable, "-m", "lumos", verb, "--recipe", RECIPE, "--date", str(date), "--force"],
         cwd=REPOSITORY,
         env={**os.environ, "LUMOS_LAKE": settings.lake},
         stdout=subprocess.DEVNULL,
