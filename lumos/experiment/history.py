@@ -76,7 +76,7 @@ def past(
         BadInput: The window, with the days before it, begins before activity does; nobody was
             registered; or a SELECT is at fault.
     """
-    first = request.date - dt.timedelta(days=num_days - 1)
+    first = begins(request, num_days)
     moved = experiment.model_copy(update={"start": first, "ramp": ()})
     _refuse_short(spark, request, experiment, first)
     users = _taking_part(spark, request, moved)
@@ -101,12 +101,17 @@ def past(
     return Past(len(users), sample, found)
 
 
+def begins(request: Request, num_days: int) -> dt.date:
+    """The first day of a window that ends on the request's date."""
+    return request.date - dt.timedelta(days=num_days - 1)
+
+
 def longest(spark: SparkSession, request: Request, experiment: Experiment) -> int:
     """Days of the longest window that activity allows, with the days before it."""
-    begins = spark.table("activity").agg(F.min("day")).collect()[0][0]
-    if begins is None:
+    earliest = spark.table("activity").agg(F.min("day")).collect()[0][0]
+    if earliest is None:
         return 0
-    return int((request.date - begins).days) + 1 - experiment.pre_days
+    return int((request.date - earliest).days) + 1 - experiment.pre_days
 
 
 def _refuse_short(
@@ -212,19 +217,6 @@ def _values(
             columns[NUMERATOR] = np.minimum(columns[NUMERATOR], caps)
         found[metric.name] = columns
     return found
-
-
-def publication(request: Request, experiment: Experiment, num_days: int) -> dict[str, Any] | None:
-    """The manifest of the newest scores from before a window that ends on the date."""
-    first = request.date - dt.timedelta(days=num_days - 1)
-    rows = read(
-        table_uri(request.settings, request.recipe, "manifests"), where=predicate(state="live")
-    )
-    if experiment.forecast is None or rows is None:
-        return None
-    known = rows.filter(pc.less(rows["as_of"], pa.scalar(first))).to_pylist()
-    newest: dict[str, Any] | None = max(known, key=lambda row: row["as_of"], default=None)
-    return newest
 
 
 def _forecast(

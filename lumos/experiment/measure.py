@@ -22,7 +22,7 @@ from lumos.experiment.effects import SIMULATED_SPLIT
 from lumos.experiment.judge import Judged, Row, judged
 from lumos.experiment.reduce import load_metric, reduced
 from lumos.experiment.sums import Reduced
-from lumos.experiment.views import pinned_views
+from lumos.experiment.views import pinned_views, publication
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Report, Request, TableWritten
 
@@ -43,11 +43,11 @@ def measure(request: Request) -> Report:
         return request.report(details={"note": nothing_runs(request)})
     hold(request, experiments)
     versions = _pinned(request, experiments)
-    predictions = {item.name: _predictions(request, item) for item in experiments}
+    publications = {item.name: publication(request, item, item.start) for item in experiments}
     inputs: dict[str, int | str] = {
         **versions,
         "experiments": _digest(request, experiments),
-        **{f"scores.{name}": row["scores_version"] for name, row in predictions.items() if row},
+        **{f"scores.{name}": row["scores_version"] for name, row in publications.items() if row},
     }
     if done := ledger.already_done(request, "effects", inputs):
         return done
@@ -57,7 +57,7 @@ def measure(request: Request) -> Report:
     passes = 2 * sum(len(experiment.metrics) for experiment in experiments)
     with pinned_views(request, versions, passes=passes) as spark:
         for experiment in experiments:
-            sums = reduced(spark, request, experiment, predictions[experiment.name])
+            sums = reduced(spark, request, experiment, publications[experiment.name])
             found.append((sums, judged(sums, request.date, _looks(request, experiment))))
     written = (
         _write_outcomes(request, found, versions["activity"]),
@@ -104,19 +104,6 @@ def _digest(request: Request, experiments: Sequence[Experiment]) -> str:
         for name in experiment.metrics
     ]
     return digest(request, experiments, texts)
-
-
-def _predictions(request: Request, experiment: Experiment) -> dict[str, Any] | None:
-    """The newest publication from before the start: nobody had a variant yet."""
-    if experiment.forecast is None:
-        return None
-    rows = read(
-        table_uri(request.settings, request.recipe, "manifests"), where=predicate(state="live")
-    )
-    known = (
-        [] if rows is None else rows.filter(pc.less(rows["as_of"], experiment.start)).to_pylist()
-    )
-    return max(known, key=lambda row: row["as_of"], default=None)
 
 
 def _looks(request: Request, experiment: Experiment) -> list[dict[str, Any]]:

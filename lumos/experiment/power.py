@@ -21,7 +21,7 @@ from lumos import ledger
 from lumos.delta import predicate, replace
 from lumos.experiment.assignment import digest
 from lumos.experiment.declaration import Experiment, declared, folder
-from lumos.experiment.history import Past, longest, past, publication
+from lumos.experiment.history import Past, begins, longest, past
 from lumos.experiment.plan import Plan, covariates, looks_until
 from lumos.experiment.reduce import load_metric
 from lumos.experiment.simulate import (
@@ -33,7 +33,7 @@ from lumos.experiment.simulate import (
     replays,
     treated,
 )
-from lumos.experiment.views import pinned_views
+from lumos.experiment.views import pinned_views, publication
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Report, Request, TableWritten
 
@@ -52,7 +52,7 @@ def power(request: Request) -> Report:
     experiment = named(request)
     effects = _effects(request.options.get("effects"), experiment)
     versions = pinned(request)
-    scores = publication(request, experiment, experiment.planned_days)
+    scores = publication(request, experiment, begins(request, experiment.planned_days))
     refuse_without_forecast(request, experiment, scores is not None)
     inputs = inputs_of(request, [experiment], versions, scores)
     if done := ledger.already_done(request, f"power.{experiment.name}", inputs):

@@ -13,7 +13,7 @@ from typing import Any
 
 from lumos import ledger
 from lumos.experiment.declaration import ADJUSTMENTS, Experiment, declared
-from lumos.experiment.history import past, publication
+from lumos.experiment.history import begins, past
 from lumos.experiment.plan import covariates
 from lumos.experiment.power import (
     alpha_each,
@@ -37,7 +37,7 @@ from lumos.experiment.simulate import (
     split,
     uniform_p,
 )
-from lumos.experiment.views import pinned_views
+from lumos.experiment.views import pinned_views, publication
 from lumos.verbs import GateRefused, Report, Request, TableWritten
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,9 @@ def replay(request: Request) -> Report:
         note = f"recipe {request.recipe.name} declares no experiment: nothing to replay"
         return request.report(details={"note": note})
     versions = pinned(request)
-    scores = {item.name: publication(request, item, item.planned_days) for item in known}
+    scores = {
+        item.name: publication(request, item, begins(request, item.planned_days)) for item in known
+    }
     for experiment in known:
         refuse_without_forecast(request, experiment, scores[experiment.name] is not None)
     inputs = inputs_of(request, known, versions, *scores.values())

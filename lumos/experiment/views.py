@@ -1,12 +1,18 @@
-"""Contract tables as views of a Spark session, each at the version that was pinned."""
+"""Contract tables at the version that was pinned: as views of a Spark session, and scores."""
 
+import datetime as dt
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import SparkSession
 
 from lumos.aggregate.spark import spark_session
 from lumos.aggregate.write import count_rows
+from lumos.delta import predicate, read
+from lumos.experiment.declaration import Experiment
 from lumos.tables import table_uri
 from lumos.verbs import Request
 
@@ -26,3 +32,16 @@ def pinned_views(
             frame = spark.read.format("delta").option("versionAsOf", version).load(uris[table])
             frame.createOrReplaceTempView(table)
         yield spark
+
+
+def publication(request: Request, experiment: Experiment, day: dt.date) -> dict[str, Any] | None:
+    """The manifest of the newest scores from before ``day``, when nobody had a variant yet.
+
+    ``None`` if there are none, or if the experiment declares no forecast.
+    """
+    if experiment.forecast is None:
+        return None
+    uri = table_uri(request.settings, request.recipe, "manifests")
+    rows = read(uri, where=predicate(state="live"))
+    known = [] if rows is None else rows.filter(pc.less(rows["as_of"], pa.scalar(day))).to_pylist()
+    return max(known, key=lambda row: row["as_of"], default=None)
