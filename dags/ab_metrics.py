@@ -9,8 +9,9 @@
 **When a task is red**
 
 * `wait_activity`: the message names the newest ready date; look at `daily_aggregation`.
-* `assign`, `measure`, *bad input*: the parameter `experiment` names none of the recipe's, or one
-  that has not started. Without the parameter, a recipe with nothing to measure ends green.
+* `assign`, `measure`, *bad input*: the parameter `experiment` names none that runs on the date, a
+  declaration has changed since its first day, a metric's SELECT is at fault, or a variant has no
+  users; the message says which. A date on which nothing runs ends green.
 * `review`: *the gate refused* means that a split is broken (look for users that were lost or
   logged twice before reading any effect; the page hides them) or that a guardrail is crossed
   (somebody must decide today whether to stop). The page is written all the same: the button

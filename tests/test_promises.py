@@ -25,6 +25,7 @@ CHAIN = (
     "embed",
     "assign",
     "measure",
+    "review",
     "report",
 )
 # What a forced rerun commits again under a new Delta version, and so may name another one.

@@ -29,7 +29,7 @@ _ON_EC2 = ("train", "evaluate", "score", "shadow", "embed")
 # Its pages lie on this host's disk, from which Airflow's server shows them.
 _HERE = ("review",)
 _LOCAL = {"score": LocalScoreOperator, "review": LocalReviewOperator}
-_SPARK = ("aggregate", "sequences", "validate", "measure")
+_SPARK = ("aggregate", "sequences", "validate", "assign", "measure", "replay")
 _FORCE = {"force": "{{ params.force }}"}
 _SCRATCH = "{{ ti.xcom_pull(task_ids='prepare_machine') }}"
 
