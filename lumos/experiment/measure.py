@@ -211,10 +211,8 @@ def _add_looks(
     """Looks that were not taken before; those that were stay as they were shown."""
     declared = tables(request.recipe)["looks"]
     uri = table_uri(request.settings, request.recipe, "looks")
-    count = 0
     for sums, one in found:
         rows = [{**row, "inputs": json.dumps(dict(inputs), sort_keys=True)} for row in one.looks]
-        count += len(rows)
         if rows:
             # Only rows of this date: a run of another date that ends first loses nothing.
             replace(
@@ -224,7 +222,13 @@ def _add_looks(
                 partition=declared.partition,
             )
     table = open_table(uri)
-    return TableWritten(table="looks", version=table.version() if table else 0, rows=count)
+    taken = [
+        row
+        for sums, _ in found
+        for row in _looks(request, sums.experiment)
+        if row["as_of"] == request.date
+    ]
+    return TableWritten(table="looks", version=table.version() if table else 0, rows=len(taken))
 
 
 def _write_metrics(request: Request, metrics: Mapping[str, Sequence[Row]]) -> None:

@@ -177,7 +177,9 @@ def test_measuring_twice_equals_measuring_once_to_the_last_bit(measured: Lake) -
     version = open_table(uri).version()
     assert measured.run("measure", DATE).already_done
     assert open_table(uri).version() == version
-    assert not measured.run("measure", DATE, force=True).already_done
+    again = measured.run("measure", DATE, force=True)
+    assert not again.already_done
+    assert {item.table: item.rows for item in again.tables}["looks"] == 1
     assert {name: measured.rows(name) for name in before} == before
 
 
