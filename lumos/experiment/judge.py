@@ -98,6 +98,7 @@ class _Look:
     bound: float | None
     p_value: float | None
     is_new: bool
+    was_crossed: bool
 
     @classmethod
     def of(
@@ -122,13 +123,17 @@ class _Look:
         effect = None if is_broken else _primary(found, treatment)
         before = [row for row in ours if row["as_of"] < date and row["information"] is not None]
         information = None if effect is None else _information(effect)
+        crossed = next((row for row in before if row["is_crossed"]), None)
         if taken is not None:
             return cls(
                 experiment, day, effect, taken["information"], taken["alpha_spent"],
-                taken["bound"], taken["p_value"], is_new=False,
+                taken["bound"], taken["p_value"], is_new=False, was_crossed=crossed is not None,
             )  # fmt: skip
         if effect is None or information is None:
-            return cls(experiment, day, effect, None, None, None, None, is_new=True)
+            return cls(
+                experiment, day, effect, None, None, None, None,
+                is_new=True, was_crossed=crossed is not None,
+            )  # fmt: skip
         alpha = experiment.alpha / len(experiment.treatments)
         known = [*(float(row["information"]) for row in before), information]
         by_now = spent(day / experiment.planned_days, alpha)
@@ -136,8 +141,12 @@ class _Look:
         bound = bounds(known, shares)[-1]
         assert effect.error is not None, "information comes from an error"
         reached = [*(float(row["bound"]) for row in before), abs(effect.effect) / effect.error]
-        p_value = min(1.0, sum(crossing(known, reached)))
-        return cls(experiment, day, effect, information, by_now, bound, p_value, is_new=True)
+        # Whoever has crossed has answered: later looks count what crosses by chance before them.
+        p_value = min(1.0, sum(crossing(known, reached))) if crossed is None else crossed["p_value"]
+        return cls(
+            experiment, day, effect, information, by_now, bound, p_value,
+            is_new=True, was_crossed=crossed is not None,
+        )  # fmt: skip
 
     def interval(self, effect: Effect) -> tuple[float | None, float | None]:
         """What the look's bound leaves possible."""
@@ -150,7 +159,7 @@ class _Look:
         effect = self.effect
         shown = effect is not None and effect.error is not None
         low, high = self.interval(effect) if effect is not None else (None, None)
-        crossed = (
+        crossed = self.was_crossed or (
             effect is not None
             and effect.error is not None
             and self.bound is not None

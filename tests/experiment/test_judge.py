@@ -89,6 +89,17 @@ def test_a_morning_that_nobody_ran_spends_its_alpha_at_the_next_look() -> None:
     assert skipped[-1].looks[0]["alpha_spent"] == pytest.approx(0.05)
 
 
+def test_from_the_first_crossing_on_its_answer_and_its_p_value_stay() -> None:
+    looks = [one.looks[0] for one in mornings(declared(), range(1, NUM_DAYS + 1), lift=0.35)]
+    crossed = [look["is_crossed"] for look in looks]
+    first = crossed.index(True)
+    assert 0 < first < NUM_DAYS - 2
+    assert all(crossed[first:])
+    assert looks[first]["p_value"] <= looks[first]["alpha_spent"]
+    assert {look["p_value"] for look in looks[first:]} == {looks[first]["p_value"]}
+    assert all(look["p_value"] > look["alpha_spent"] for look in looks[:first])
+
+
 def test_a_true_effect_crosses_and_the_advice_says_which_way() -> None:
     (*_, better) = mornings(declared(), range(1, NUM_DAYS + 1), lift=0.4)
     assert better.looks[0]["is_crossed"]
