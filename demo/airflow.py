@@ -26,7 +26,7 @@ from lumos.settings import REPOSITORY
 
 DAGS = (
     *("daily_aggregation", "data_quality", "retraining", "batch_scoring"),
-    *("embedding", "ab_metrics", "retract_scores"),
+    *("embedding", "ab_metrics", "aa_calibration", "retract_scores"),
 )
 _START_SECONDS = 120
 # Each fails at once where the scheduler writes between its reading and its writing, and takes
