@@ -10,9 +10,13 @@ class Config(BaseModel):
 
 
 def explain(error: ValidationError) -> str:
-    """Pydantic's complaint in a sentence a person can act on."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in item['loc']) or 'recipe'}: "
-        f"{item['msg'].removeprefix('Value error, ')}"
-        for item in error.errors()
-    )
+    """Pydantic's complaint in a sentence a person can act on.
+
+    A complaint about a whole says itself of what.
+    """
+    told = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        told.append(f"{place}: {message}" if place else message)
+    return "; ".join(told)

@@ -352,6 +352,7 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
                 column("frozen_on", "date", "business day", "from here on it is held to"),
                 column("assigned_until", "date", "business day", "last day users were assigned"),
                 column("declaration", "string", "JSON", "its file, whole"),
+                column("selects", "string", "JSON", "digests of the SELECTs that it names"),
             ),
         ),
         Table(

@@ -32,15 +32,10 @@ from pyspark.sql import SparkSession
 from lumos import ledger
 from lumos.config import Recipe
 from lumos.delta import add_columns, open_table, predicate, read
-from lumos.experiment.declaration import (
-    NUM_BUCKETS,
-    Experiment,
-    freeze,
-    nothing_runs,
-    running,
-)
-from lumos.experiment.logs import beside, eligible_users, logged_exposures
-from lumos.experiment.views import pinned_views
+from lumos.experiment.declaration import NUM_BUCKETS, Experiment, nothing_runs, running
+from lumos.experiment.held import beside, digest, freeze
+from lumos.experiment.logs import eligible_users, logged_exposures
+from lumos.experiment.views import pinned, pinned_views
 from lumos.settings import Settings
 from lumos.tables import table_uri, tables
 from lumos.verbs import Report, Request, TableWritten
@@ -134,16 +129,7 @@ def assign(request: Request) -> Report:
     needed = ["users"]
     if any(experiment.eligible or experiment.exposures for experiment in experiments):
         needed.append("activity")
-    versions = {
-        table: ledger.require(
-            request.settings,
-            request.recipe,
-            table,
-            request.date,
-            remedy=f"Run lumos aggregate --date {request.date} first.",
-        ).version
-        for table in needed
-    }
+    versions = pinned(request, needed)
     inputs: dict[str, int | str] = {**versions, "experiments": digest(request, experiments)}
     if done := ledger.already_done(request, "exposures", inputs):
         return done
@@ -176,19 +162,6 @@ def assign(request: Request) -> Report:
     )
     first = min(experiment.start for experiment in experiments)
     return ledger.record(request, report, inputs=inputs, first_day=first)
-
-
-def digest(request: Request, experiments: Sequence[Experiment], texts: Iterable[str] = ()) -> str:
-    """Changes whenever a declaration does, a file that it names, or one of the texts."""
-    found = hashlib.sha256()
-    for experiment in experiments:
-        found.update(experiment.model_dump_json().encode())
-        for name in (experiment.eligible, experiment.exposures, experiment.excluded):
-            if name:
-                found.update(beside(request, experiment, name).read_bytes())
-    for text in texts:
-        found.update(text.encode())
-    return found.hexdigest()[:16]
 
 
 def _registered(request: Request, version: int) -> pa.Table:

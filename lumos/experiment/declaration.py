@@ -8,20 +8,16 @@ something else is refused, but for what may change without touching the comparis
 """
 
 import datetime as dt
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import pyarrow as pa
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from lumos.config import Config, Name, Recipe, explain
 from lumos.dates import day_number
-from lumos.delta import predicate, read, replace
 from lumos.settings import Settings
-from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Request
 
 NUM_BUCKETS = 10_000
@@ -33,12 +29,14 @@ ADJUSTMENTS: Mapping[str, tuple[str, ...]] = {
     "forecast": ("forecast",),
     "both": ("pre_numerator", "pre_denominator", "forecast"),
 }
-# What may differ from the declaration as it was frozen, and changes nobody's variant or verdict.
-_MAY_CHANGE = frozenset({"ramp", "stopped_on", "description"})
+# What the view `user_days` has beside the declared columns.
+_USER_DAYS = frozenset(
+    {"user_id", "variant", "first_day", "as_of", "num_days", "number", "day", "active"}
+)
 
 
 def _file_name(name: str) -> str:
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith("."):
         msg = f"{name!r} is no plain file name; the file lies beside the experiment's own"
         raise ValueError(msg)
     return name
@@ -165,11 +163,16 @@ class Experiment(Config):
             each.metric: (role, each.direction) for role, them in roles.items() for each in them
         }
 
+    @property
+    def alpha_each(self) -> float:
+        """What each treatment may spend of alpha: they share it (Bonferroni)."""
+        return self.alpha / len(self.treatments)
+
     def day(self, date: dt.date) -> int:
         """1 on the first day."""
         return day_number(date) - day_number(self.start) + 1
 
-    def has_run(self, date: dt.date) -> bool:
+    def runs_on(self, date: dt.date) -> bool:
         """The date is one of its days."""
         return self.start <= date <= self.end
 
@@ -191,6 +194,12 @@ class Experiment(Config):
         names = [each.metric for each in used]
         if len(set(names)) != len(names):
             msg = f"experiment {self.name}: metrics {names}, each may have one role only"
+            raise ValueError(msg)
+        taken = sorted(_USER_DAYS & set(self.columns))
+        if taken:
+            msg = (
+                f"experiment {self.name}: columns {taken} are `user_days`' own; choose other names"
+            )
             raise ValueError(msg)
         if self.adjust in ("forecast", "both") and self.forecast is None:
             msg = f"experiment {self.name}: adjust={self.adjust!r} needs `forecast`, a task's name"
@@ -281,27 +290,38 @@ def _refuse_meeting(experiments: Sequence[Experiment]) -> None:
                 raise BadInput(msg)
 
 
+def named(request: Request) -> Experiment:
+    """The experiment asked for, on whatever days it runs.
+
+    Raises:
+        BadInput: None was named, or there is none of that name.
+    """
+    known = declared(request.settings, request.recipe)
+    name = request.options.get("experiment")
+    for experiment in known:
+        if experiment.name == name:
+            return experiment
+    names = ", ".join(experiment.name for experiment in known) or "none"
+    wrong = f"recipe {request.recipe.name} has no experiment {name!r}" if name else "which one?"
+    msg = (
+        f"lumos {request.verb} --experiment: {wrong}; declared are {names}, in "
+        f"{folder(request.settings, request.recipe)}"
+    )
+    raise BadInput(msg)
+
+
 def running(request: Request) -> tuple[Experiment, ...]:
     """The experiment asked for, or all of which the date is a day, which may be none.
 
     Raises:
         BadInput: No such experiment, or the one asked for does not run on the date.
     """
-    known = declared(request.settings, request.recipe)
     name = request.options.get("experiment") or None
     if name is None:
-        return tuple(experiment for experiment in known if experiment.has_run(request.date))
-    for experiment in known:
-        if experiment.name == name:
-            break
-    else:
-        names = ", ".join(experiment.name for experiment in known) or "none"
-        msg = (
-            f"recipe {request.recipe.name} has no experiment {name!r}; declared are {names}, in "
-            f"{folder(request.settings, request.recipe)}"
-        )
-        raise BadInput(msg)
-    if not experiment.has_run(request.date):
+        known = declared(request.settings, request.recipe)
+        return tuple(experiment for experiment in known if experiment.runs_on(request.date))
+    experiment = named(request)
+    if not experiment.runs_on(request.date):
         msg = (
             f"nothing to do for {request.date}: experiment {name} runs from {experiment.start} to "
             f"{experiment.end}; use a --date of these"
@@ -315,68 +335,3 @@ def nothing_runs(request: Request) -> str:
     known = [e.name for e in declared(request.settings, request.recipe)]
     what = f"none of {', '.join(known)} runs" if known else "no experiment is declared"
     return f"recipe {request.recipe.name}: {what} on {request.date}: nothing to assign or measure"
-
-
-def freeze(request: Request, experiments: Sequence[Experiment]) -> None:
-    """Write down each declaration on its first day, or hold its file to what was written.
-
-    Raises:
-        BadInput: A file has changed in what may not change any more.
-    """
-    declared_as = tables(request.recipe)["experiments"]
-    for experiment in experiments:
-        frozen = _frozen(request, experiment.name)
-        row = {
-            "experiment": experiment.name,
-            "frozen_on": request.date,
-            "assigned_until": request.date,
-            "declaration": experiment.model_dump_json(),
-        }
-        if frozen is not None:
-            _refuse_changes(experiment, frozen)
-            row["frozen_on"] = min(frozen["frozen_on"], request.date)
-            row["assigned_until"] = max(frozen["assigned_until"], request.date)
-        if row != frozen:
-            replace(
-                table_uri(request.settings, request.recipe, "experiments"),
-                pa.Table.from_pylist([row], schema=declared_as.arrow_schema(request.recipe)),
-                where=predicate(experiment=experiment.name),
-                partition=declared_as.partition,
-            )
-
-
-def hold(request: Request, experiments: Sequence[Experiment]) -> None:
-    """The files still say what `assign` has written down.
-
-    Raises:
-        BadInput: A file has changed in what may not change any more.
-    """
-    for experiment in experiments:
-        frozen = _frozen(request, experiment.name)
-        if frozen is not None:
-            _refuse_changes(experiment, frozen)
-
-
-def _frozen(request: Request, name: str) -> dict[str, Any] | None:
-    uri = table_uri(request.settings, request.recipe, "experiments")
-    rows = read(uri, where=predicate(experiment=name))
-    found: list[dict[str, Any]] = [] if rows is None else rows.to_pylist()
-    return found[0] if found else None
-
-
-def _refuse_changes(experiment: Experiment, frozen: Mapping[str, Any]) -> None:
-    was: dict[str, Any] = json.loads(frozen["declaration"])
-    now: dict[str, Any] = json.loads(experiment.model_dump_json())
-    changed = [name for name in now if now[name] != was.get(name) and name not in _MAY_CHANGE]
-    until = frozen["assigned_until"].isoformat()
-    past, still = ([s for s in said["ramp"] if s["day"] <= until] for said in (was, now))
-    if past != still:
-        changed.append(f"the ramp up to {until}, by which users were assigned")
-    if changed:
-        msg = (
-            f"experiment {experiment.name} has run since {frozen['frozen_on']} and its file "
-            f"has changed since: {', '.join(changed)}. Put that back, or declare a new experiment "
-            "under a new name; only steps of the ramp to come, stopped_on and the description "
-            "may change"
-        )
-        raise BadInput(msg)

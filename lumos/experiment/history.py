@@ -22,8 +22,10 @@ from lumos.delta import predicate, read
 from lumos.experiment.assignment import exposed_from
 from lumos.experiment.declaration import Experiment
 from lumos.experiment.effects import DENOMINATOR, NUMERATOR
+from lumos.experiment.held import digest
 from lumos.experiment.logs import eligible_users
-from lumos.experiment.reduce import BEFORE, Metric, load_metric, run_metric, user_days
+from lumos.experiment.metrics import Metric, load_metric
+from lumos.experiment.reduce import BEFORE, run_metric, user_days
 from lumos.experiment.simulate import History
 from lumos.experiment.sums import FORECAST
 from lumos.tables import table_uri
@@ -99,6 +101,33 @@ def past(
             since[name][NUMERATOR], since[name].get(DENOMINATOR), {**covariates, **known}
         )
     return Past(len(users), sample, found)
+
+
+def inputs_of(
+    request: Request,
+    experiments: Sequence[Experiment],
+    versions: dict[str, int],
+    *scores: dict[str, Any] | None,
+) -> dict[str, int | str]:
+    """What a run is made from, for the ledger."""
+    known = [str(manifest["scores_version"]) for manifest in scores if manifest is not None]
+    return {**versions, "experiments": digest(request, experiments), "scores": ",".join(known)}
+
+
+def refuse_without_forecast(request: Request, experiment: Experiment, has_scores: bool) -> None:
+    """The declared adjustment needs scores from before the window.
+
+    Raises:
+        BadInput: There are none.
+    """
+    if has_scores or experiment.adjust not in ("forecast", "both"):
+        return
+    msg = (
+        f"experiment {experiment.name} is adjusted by {experiment.forecast}, but no scores were "
+        f"published before the {experiment.planned_days} days that end on {request.date}. Run "
+        f"lumos score and lumos publish for a date before them, or take a later --date"
+    )
+    raise BadInput(msg)
 
 
 def begins(request: Request, num_days: int) -> dt.date:

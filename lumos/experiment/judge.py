@@ -134,9 +134,8 @@ class _Look:
                 experiment, day, effect, None, None, None, None,
                 is_new=True, was_crossed=crossed is not None,
             )  # fmt: skip
-        alpha = experiment.alpha / len(experiment.treatments)
         known = [*(float(row["information"]) for row in before), information]
-        by_now = spent(day / experiment.planned_days, alpha)
+        by_now = spent(day / experiment.planned_days, experiment.alpha_each)
         shares = [*(float(row["alpha_spent"]) for row in before), by_now]
         bound = bounds(known, shares)[-1]
         assert effect.error is not None, "information comes from an error"

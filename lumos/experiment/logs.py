@@ -1,7 +1,6 @@
-"""What a declaration brings as SQL or as a list: who may take part, and who met the change."""
+"""What a declaration brings as SQL: who may take part, and who met the change."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 from pyspark.errors import AnalysisException, ParseException
@@ -9,21 +8,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lumos.aggregate.contract import blaming
-from lumos.experiment.declaration import Experiment, folder
+from lumos.experiment.declaration import Experiment
+from lumos.experiment.held import beside
 from lumos.verbs import BadInput, Request
-
-
-def beside(request: Request, experiment: Experiment, name: str) -> Path:
-    """The file that lies beside the declaration.
-
-    Raises:
-        BadInput: It does not.
-    """
-    path = folder(request.settings, request.recipe) / name
-    if not path.is_file():
-        msg = f"experiment {experiment.name} names {name}, which is not there: expected {path}"
-        raise BadInput(msg)
-    return path
 
 
 def eligible_users(

@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 
 from lumos import ledger
 from lumos.delta import open_table, predicate, read, replace
-from lumos.experiment.assignment import digest
-from lumos.experiment.declaration import Experiment, hold, nothing_runs, running
+from lumos.experiment.declaration import ALL, Experiment, nothing_runs, running
 from lumos.experiment.effects import SIMULATED_SPLIT
+from lumos.experiment.figures import Figure, figure, write_figures
+from lumos.experiment.held import digest, hold
 from lumos.experiment.judge import Judged, Row, judged
-from lumos.experiment.reduce import load_metric, reduced
+from lumos.experiment.reduce import reduced
 from lumos.experiment.sums import Reduced
-from lumos.experiment.views import pinned_views, publication
+from lumos.experiment.views import pinned, pinned_views, publication
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Report, Request, TableWritten
 
@@ -42,11 +43,13 @@ def measure(request: Request) -> Report:
     if not experiments:
         return request.report(details={"note": nothing_runs(request)})
     hold(request, experiments)
-    versions = _pinned(request, experiments)
+    needed = ["activity", "exposures"]
+    needed += ["users"] if any(experiment.segments for experiment in experiments) else []
+    versions = pinned(request, needed)
     publications = {item.name: publication(request, item, item.start) for item in experiments}
     inputs: dict[str, int | str] = {
         **versions,
-        "experiments": _digest(request, experiments),
+        "experiments": digest(request, experiments),
         **{f"scores.{name}": row["scores_version"] for name, row in publications.items() if row},
     }
     if done := ledger.already_done(request, "effects", inputs):
@@ -65,45 +68,21 @@ def measure(request: Request) -> Report:
         _write(request, "effects", [(sums, one.effects) for sums, one in found]),
         _add_looks(request, found, inputs),
     )
-    metrics = {sums.experiment.name: _metric_rows(request, sums, one) for sums, one in found}
-    _write_metrics(request, metrics)
+    figures = {sums.experiment.name: _figures(sums, one) for sums, one in found}
+    for sums, _ in found:
+        write_figures(request, sums.experiment, figures[sums.experiment.name])
     report = request.report(
         tables=written,
         metrics={
-            f"{name}.{row['name']}": row["value"] for name, rows in metrics.items() for row in rows
+            f"{name}.{row['name']}": row["value"] for name, rows in figures.items() for row in rows
         },
         details={
-            "experiments": list(metrics),
+            "experiments": list(figures),
             "notes": [note for sums, one in found for note in _notes(request, sums, one)],
         },
     )
     first = min(experiment.start for experiment in experiments)
     return ledger.record(request, report, inputs=inputs, first_day=first)
-
-
-def _pinned(request: Request, experiments: Sequence[Experiment]) -> dict[str, int]:
-    remedies = {
-        "activity": f"Run lumos aggregate --date {request.date} first.",
-        "exposures": f"Run lumos assign --date {request.date} first.",
-    }
-    if any(experiment.segments for experiment in experiments):
-        remedies["users"] = remedies["activity"]
-    return {
-        table: ledger.require(
-            request.settings, request.recipe, table, request.date, remedy=remedy
-        ).version
-        for table, remedy in remedies.items()
-    }
-
-
-def _digest(request: Request, experiments: Sequence[Experiment]) -> str:
-    """Changes whenever a declaration does, or the SELECT of a metric."""
-    texts = [
-        load_metric(request.settings, request.recipe, name).text
-        for experiment in experiments
-        for name in experiment.metrics
-    ]
-    return digest(request, experiments, texts)
 
 
 def _looks(request: Request, experiment: Experiment) -> list[dict[str, Any]]:
@@ -231,53 +210,37 @@ def _add_looks(
     return TableWritten(table="looks", version=table.version() if table else 0, rows=len(taken))
 
 
-def _write_metrics(request: Request, metrics: Mapping[str, Sequence[Row]]) -> None:
-    declared = tables(request.recipe)["metrics"]
-    for name, rows in metrics.items():
-        replace(
-            table_uri(request.settings, request.recipe, "metrics"),
-            pa.Table.from_pylist(list(rows), schema=declared.arrow_schema(request.recipe)),
-            where=predicate(job="measure", day=request.date, segment=name),
-            partition=declared.partition,
-        )
-
-
-def _metric_rows(request: Request, sums: Reduced, one: Judged) -> list[Row]:
-    common = {"day": request.date, "job": "measure", "segment": sums.experiment.name}
-
-    def row(name: str, value: float | None, message: str, verdict: str = "info") -> Row:
-        return {**common, "name": name, "value": value, "verdict": verdict, "message": message}
-
+def _figures(sums: Reduced, one: Judged) -> list[Figure]:
     verdict = "critical" if one.is_split_broken else "ok"
-    rows = [row("srm_p_value", one.srm_p_value, _split_sentence(sums, one), verdict)]
-    rows += [
-        row(f"num_users.{variant}", float(count), "users who count")
+    found = [figure("srm_p_value", one.srm_p_value, _split_sentence(sums, one), verdict)]
+    found += [
+        figure(f"num_users.{variant}", float(count), "users who count")
         for variant, count in sums.counts.items()
     ]
-    rows += [
-        row(
-            f"excluded.{reason}", float(count), f"{count:,} users do not count: {reason}", "warning"
-        )
-        for reason, count in sums.excluded.items()
-    ]
+    for reason, count in sums.excluded.items():
+        text = f"{count:,} users do not count: {reason}"
+        found.append(figure(f"excluded.{reason}", float(count), text, "warning"))
     if sums.num_rows_before:
         text = "days of activity between the start and a user's exposure, which count for nobody"
-        rows.append(row("rows_before_exposure", float(sums.num_rows_before), text))
-    rows += [row(f"missing.{n}", None, text, "warning") for n, text in enumerate(sums.missing)]
+        found.append(figure("rows_before_exposure", float(sums.num_rows_before), text))
+    found += [figure(f"missing.{n}", None, text, "warning") for n, text in enumerate(sums.missing)]
     for effect in one.effects:
-        if effect["segment"] == "all" and effect["is_declared"]:
+        if effect["segment"] == ALL and effect["is_declared"]:
             name = f"{effect['metric']}.{effect['variant']}.effect"
             is_harm = (effect["metric"], effect["variant"]) in one.crossed
-            text = _sentence(effect, sums.experiment.control)
+            text = _sentence(effect, sums.experiment.control, is_hidden=one.is_split_broken)
             if is_harm:
                 text = f"guardrail {effect['metric']} is crossed: {text}"
-            rows.append(row(name, effect["effect"], text, "critical" if is_harm else "info"))
-    return rows
+            verdict = "critical" if is_harm else "info"
+            found.append(figure(name, effect["effect"], text, verdict))
+    return found
 
 
-def _sentence(effect: Row, control: str) -> str:
-    if effect["effect"] is None:
+def _sentence(effect: Row, control: str, *, is_hidden: bool) -> str:
+    if is_hidden:
         return "hidden: the split is broken, so no effect can be believed"
+    if effect["effect"] is None:
+        return "not known yet: no user has anything that the metric divides by"
     text = f"{effect['variant']} - {control} = {effect['effect']:.6g}"
     if effect["low"] is None:
         return f"{text}; without variance between users there is no interval and no p"

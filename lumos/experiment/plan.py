@@ -79,6 +79,12 @@ class Plan:
         return float(found)
 
 
+def shares(experiment: Experiment) -> tuple[float, float]:
+    """Of control, and of the smallest treatment, which is the hardest to judge."""
+    control, *others = (variant.weight for variant in experiment.variants)
+    return control, min(others)
+
+
 def looks_until(experiment: Experiment, num_days: int) -> tuple[int, ...]:
     """The declared looks of an experiment that would end after so many days."""
     declared = experiment.looks or range(1, num_days)

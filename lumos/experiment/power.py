@@ -6,24 +6,27 @@ same is predicted from the errors alone (:mod:`lumos.experiment.plan`); where th
 metric is too skewed for so few users.
 """
 
-import hashlib
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
 from lumos import ledger
-from lumos.delta import predicate, replace
-from lumos.experiment.assignment import digest
-from lumos.experiment.declaration import Experiment, declared, folder
-from lumos.experiment.history import Past, begins, longest, past
-from lumos.experiment.plan import Plan, covariates, looks_until
-from lumos.experiment.reduce import load_metric
+from lumos.experiment.declaration import Experiment, named
+from lumos.experiment.figures import figure, write_figures
+from lumos.experiment.history import (
+    Past,
+    begins,
+    inputs_of,
+    longest,
+    past,
+    refuse_without_forecast,
+)
+from lumos.experiment.plan import Plan, covariates, looks_until, shares
 from lumos.experiment.simulate import (
     Found,
     History,
@@ -33,8 +36,7 @@ from lumos.experiment.simulate import (
     replays,
     treated,
 )
-from lumos.experiment.views import pinned_views, publication
-from lumos.tables import table_uri, tables
+from lumos.experiment.views import pinned, pinned_views, publication
 from lumos.verbs import BadInput, Report, Request, TableWritten
 
 # Where the planned days do not suffice, it is asked whether so many times as long would.
@@ -51,7 +53,7 @@ def power(request: Request) -> Report:
     """
     experiment = named(request)
     effects = _effects(request.options.get("effects"), experiment)
-    versions = pinned(request)
+    versions = pinned(request, ("activity", "users"))
     scores = publication(request, experiment, begins(request, experiment.planned_days))
     refuse_without_forecast(request, experiment, scores is not None)
     inputs = inputs_of(request, [experiment], versions, scores)
@@ -84,7 +86,7 @@ def power(request: Request) -> Report:
     }
     notes = _notes(experiment, told, days_needed, longer)
     _show(experiment, told, [*rows, at_smallest], notes)
-    version = write_rows(request, experiment, [_row(n, v, "info") for n, v in metrics.items()])
+    version = write_figures(request, experiment, [figure(n, v) for n, v in metrics.items()])
     report = request.report(
         metrics=metrics,
         details={"experiment": experiment.name, "effects": [*rows, at_smallest], "notes": notes},
@@ -125,19 +127,8 @@ def _plan(experiment: Experiment, history: History, num_users: int, num_days: in
         looks=looks_until(experiment, num_days),
         sizes=(num_users * control, num_users * treatment),
         adjust=covariates(experiment, history),
-        alpha=alpha_each(experiment),
+        alpha=experiment.alpha_each,
     )
-
-
-def shares(experiment: Experiment) -> tuple[float, float]:
-    """Of control, and of the smallest treatment, which is the hardest to judge."""
-    control, *others = (variant.weight for variant in experiment.variants)
-    return control, min(others)
-
-
-def alpha_each(experiment: Experiment) -> float:
-    """What each treatment may spend."""
-    return experiment.alpha / len(experiment.treatments)
 
 
 def _days_needed(
@@ -192,9 +183,9 @@ def _simulated(
         weights,
         looks=experiment.look_days,
         analyses={"": covariates(experiment, told.history)},
-        alpha=alpha_each(experiment),
+        alpha=experiment.alpha_each,
     )[""]
-    alpha, looks = alpha_each(experiment), experiment.look_days
+    alpha, looks = experiment.alpha_each, experiment.look_days
     return {
         "effect": effect,
         "power": float(group_sequential(found, looks, alpha).mean()),
@@ -221,90 +212,6 @@ def _effects(text: str | None, experiment: Experiment) -> list[float]:
         msg = f"--effects {text!r}, expected relative changes such as 0.01,0.02,0.05"
         raise BadInput(msg)
     return effects
-
-
-def named(request: Request) -> Experiment:
-    """The experiment asked for, whether it has started or not.
-
-    Raises:
-        BadInput: None was named, or there is none of that name.
-    """
-    known = declared(request.settings, request.recipe)
-    name = request.options.get("experiment")
-    for experiment in known:
-        if experiment.name == name:
-            return experiment
-    names = ", ".join(experiment.name for experiment in known) or "none"
-    msg = (
-        f"lumos {request.verb} needs --experiment, one of those declared in "
-        f"{folder(request.settings, request.recipe)}: {names}; not {name!r}"
-    )
-    raise BadInput(msg)
-
-
-def pinned(request: Request) -> dict[str, int]:
-    """Versions of the tables that history is read from."""
-    return {
-        table: ledger.require(
-            request.settings,
-            request.recipe,
-            table,
-            request.date,
-            remedy=f"Run lumos aggregate --date {request.date} first.",
-        ).version
-        for table in ("activity", "users")
-    }
-
-
-def inputs_of(
-    request: Request,
-    experiments: Sequence[Experiment],
-    versions: dict[str, int],
-    *scores: dict[str, Any] | None,
-) -> dict[str, int | str]:
-    """What a run is made from, for the ledger."""
-    texts = [
-        load_metric(request.settings, request.recipe, name).text
-        for experiment in experiments
-        for name in experiment.metrics
-    ]
-    known = [str(manifest["scores_version"]) for manifest in scores if manifest is not None]
-    said = hashlib.sha256(digest(request, experiments, texts).encode()).hexdigest()[:16]
-    return {**versions, "experiments": said, "scores": ",".join(known)}
-
-
-def refuse_without_forecast(request: Request, experiment: Experiment, has_scores: bool) -> None:
-    """The declared adjustment needs scores from before the window.
-
-    Raises:
-        BadInput: There are none.
-    """
-    if has_scores or experiment.adjust not in ("forecast", "both"):
-        return
-    msg = (
-        f"experiment {experiment.name} is adjusted by {experiment.forecast}, but no scores were "
-        f"published before the {experiment.planned_days} days that end on {request.date}. Run "
-        f"lumos score and lumos publish for a date before them, or take a later --date"
-    )
-    raise BadInput(msg)
-
-
-def write_rows(request: Request, experiment: Experiment, rows: Sequence[dict[str, Any]]) -> int:
-    """Rows of the table ``metrics`` in place of this verb's own of the date and experiment."""
-    declared_as = tables(request.recipe)["metrics"]
-    common = {"day": request.date, "job": request.verb, "segment": experiment.name}
-    return replace(
-        table_uri(request.settings, request.recipe, "metrics"),
-        pa.Table.from_pylist(
-            [{**common, **row} for row in rows], schema=declared_as.arrow_schema(request.recipe)
-        ),
-        where=predicate(job=request.verb, day=request.date, segment=experiment.name),
-        partition=declared_as.partition,
-    )
-
-
-def _row(name: str, value: float | None, verdict: str, message: str = "") -> dict[str, Any]:
-    return {"name": name, "value": value, "verdict": verdict, "message": message}
 
 
 def _notes(experiment: Experiment, told: _Told, days: int | None, longer: Past | None) -> list[str]:

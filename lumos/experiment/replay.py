@@ -12,18 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lumos import ledger
-from lumos.experiment.declaration import ADJUSTMENTS, Experiment, declared
-from lumos.experiment.history import begins, past
-from lumos.experiment.plan import covariates
-from lumos.experiment.power import (
-    alpha_each,
-    inputs_of,
-    named,
-    pinned,
-    refuse_without_forecast,
-    shares,
-    write_rows,
-)
+from lumos.experiment.declaration import ADJUSTMENTS, Experiment, declared, named
+from lumos.experiment.figures import Figure, figure, write_figures
+from lumos.experiment.history import begins, inputs_of, past, refuse_without_forecast
+from lumos.experiment.plan import covariates, shares
 from lumos.experiment.simulate import (
     Found,
     History,
@@ -37,7 +29,7 @@ from lumos.experiment.simulate import (
     split,
     uniform_p,
 )
-from lumos.experiment.views import pinned_views, publication
+from lumos.experiment.views import pinned, pinned_views, publication
 from lumos.verbs import GateRefused, Report, Request, TableWritten
 
 log = logging.getLogger(__name__)
@@ -69,7 +61,7 @@ def replay(request: Request) -> Report:
     if not known:
         note = f"recipe {request.recipe.name} declares no experiment: nothing to replay"
         return request.report(details={"note": note})
-    versions = pinned(request)
+    versions = pinned(request, ("activity", "users"))
     scores = {
         item.name: publication(request, item, begins(request, item.planned_days)) for item in known
     }
@@ -93,7 +85,7 @@ def replay(request: Request) -> Report:
                 publication=scores[experiment.name],
             )
             rows = list(_rows(request, experiment, found.metrics))
-            version, count = write_rows(request, experiment, rows), count + len(rows)
+            version, count = write_figures(request, experiment, rows), count + len(rows)
             metrics |= {f"{experiment.name}.{row['name']}": row["value"] for row in rows}
             critical += [
                 f"{experiment.name}: {row['message']}"
@@ -130,19 +122,19 @@ def _refuse(critical: list[str]) -> None:
 
 def _rows(
     request: Request, experiment: Experiment, metrics: Mapping[str, History]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Figure]:
     """Of the table ``metrics``: rates, and how uniform p-values are."""
     counted: list[_Counted] = []
     for name, history in metrics.items():
         found = _found(request, experiment, name, history)
         for adjust, said in found.items():
             uniform = uniform_p(said.p_value[:, -1])
-            yield _row(f"{name}.{adjust}.ks_p", uniform, "info", "of uniform p-values")
+            yield figure(f"{name}.{adjust}.ks_p", uniform, "of uniform p-values")
             counted += _counted(experiment, name, adjust, said)
     num_promises = sum(each.chance is not None for each in counted)
     for each in counted:
         level = 1 - _FALSE_ALARM / num_promises
-        yield _judged(each, rate(each.happened, each.chance or alpha_each(experiment), level))
+        yield _judged(each, rate(each.happened, each.chance or experiment.alpha_each, level))
 
 
 def _found(
@@ -167,12 +159,12 @@ def _found(
         ),
         looks=experiment.look_days if is_primary else (experiment.planned_days,),
         analyses=by_name if is_primary else declared_only,
-        alpha=alpha_each(experiment),
+        alpha=experiment.alpha_each,
     )
 
 
 def _counted(experiment: Experiment, name: str, adjust: str, said: Found) -> Iterator[_Counted]:
-    alpha, looks = alpha_each(experiment), experiment.look_days
+    alpha, looks = experiment.alpha_each, experiment.look_days
     yield _Counted(f"{name}.{adjust}.at_the_end", at_the_end(said, alpha), alpha)
     if name != experiment.primary.metric:
         return
@@ -187,17 +179,13 @@ def _counted(experiment: Experiment, name: str, adjust: str, said: Found) -> Ite
         yield _Counted(f"{name}.{adjust}.peeking", peeking(said, alpha), None)
 
 
-def _judged(each: _Counted, found: Rate) -> dict[str, Any]:
+def _judged(each: _Counted, found: Rate) -> Figure:
     if each.chance is None:
         text = "what plain p-values would find that are looked at on every look: nobody may"
-        return _row(each.name, found.value, "info", text)
+        return figure(each.name, found.value, text)
     is_fair = found.value <= found.high if each.is_limit else found.is_fair
     text = (
         f"{each.name} finds {found.value:.2%} among equals, of {each.chance:.2%} promised; chance "
         f"allows {0 if each.is_limit else found.low:.2%} to {found.high:.2%}"
     )
-    return _row(each.name, found.value, "ok" if is_fair else "critical", text)
-
-
-def _row(name: str, value: float, verdict: str, message: str) -> dict[str, Any]:
-    return {"name": name, "value": value, "verdict": verdict, "message": message}
+    return figure(each.name, found.value, text, "ok" if is_fair else "critical")

@@ -1,7 +1,7 @@
 """Contract tables at the version that was pinned: as views of a Spark session, and scores."""
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,12 +9,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import SparkSession
 
+from lumos import ledger
 from lumos.aggregate.spark import spark_session
 from lumos.aggregate.write import count_rows
 from lumos.delta import predicate, read
 from lumos.experiment.declaration import Experiment
 from lumos.tables import table_uri
 from lumos.verbs import Request
+
+
+def pinned(request: Request, names: Iterable[str]) -> dict[str, int]:
+    """The version at which each table is ready for the date.
+
+    Raises:
+        BadInput: One is not; says which verb makes it.
+    """
+    owner = {"exposures": "assign"}
+    return {
+        name: ledger.require(
+            request.settings,
+            request.recipe,
+            name,
+            request.date,
+            remedy=f"Run lumos {owner.get(name, 'aggregate')} --date {request.date} first.",
+        ).version
+        for name in names
+    }
 
 
 @contextmanager

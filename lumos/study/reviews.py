@@ -10,7 +10,7 @@ from lumos import ledger
 from lumos.delta import predicate, read
 from lumos.experiment.declaration import ADJUSTMENTS, ALL, Experiment
 from lumos.experiment.effects import SIMULATED_SPLIT
-from lumos.settings import shipped_sql
+from lumos.experiment.metrics import load_metric
 from lumos.study.pages import day as short_day
 from lumos.study.pages import percent, signed
 from lumos.study.pinned import metric_rows
@@ -312,7 +312,10 @@ def reviewed(request: Request, experiment: Experiment) -> Review | None:
             if row["role"] == "primary" and row["segment"] == ALL and row["is_declared"]
         },
         versions=versions,
-        meanings={metric: _meaning(request, metric) for metric in experiment.metrics},
+        meanings={
+            metric: load_metric(request.settings, request.recipe, metric).title
+            for metric in experiment.metrics
+        },
     )
 
 
@@ -345,14 +348,3 @@ def _days(experiment: Experiment, date: dt.date, outcomes: Sequence[Row]) -> lis
         )
         days.append(Day(number, day, users, new, active))
     return days
-
-
-def _meaning(request: Request, metric: str) -> str:
-    """The first line of its SELECT: the recipe's own, the adopter's, or a shipped one."""
-    root = request.settings.sql_root
-    folders = (root / request.recipe.sql_folder, root / "experiment", shipped_sql() / "experiment")
-    for path in (folder / "metrics" / f"{metric}.sql" for folder in folders):
-        if path.is_file():
-            first = path.read_text(encoding="utf-8").split("\n", 1)[0]
-            return first.removeprefix("--").strip() if first.startswith("--") else ""
-    return ""

@@ -29,6 +29,11 @@ HALVES = [{"name": "control", "weight": 0.5}, {"name": "target", "weight": 0.5}]
         ({"adjust": "forecast"}, "adjust='forecast' needs `forecast`"),
         ({"minimum_effect": 0.0}, "minimum_effect: Input should be greater than 0"),
         ({"excluded": "../staff.txt"}, "is no plain file name"),
+        ({"excluded": ""}, "is no plain file name"),
+        (
+            {"columns": {"day": "spend"}},
+            r"^experiment towels: columns \['day'\] are `user_days`' own",
+        ),
         ({"eligible": "/etc/passwd"}, "is no plain file name"),
         ({"guardrails": [{"metric": "dau", "direction": "down"}]}, "each may have one role only"),
         ({"layer": {"name": "x", "buckets": [5, 5]}}, "0 <= first < end <= 10000"),
@@ -110,10 +115,32 @@ def test_an_experiment_that_runs_may_not_be_changed(lake: Lake, changes: dict[st
     lake.run_with_users("assign", {"a": START}, START)
     lake.declare(experiment(**changes))
     for verb in ("assign", "measure"):
-        with pytest.raises(BadInput, match="has run since 2024-04-20 and its file has changed"):
+        with pytest.raises(BadInput, match="has run since 2024-04-20, and since then its file or"):
             lake.run(verb, START)
     lake.declare(experiment())
     assert lake.run("assign", START).already_done
+
+
+def test_the_selects_of_an_experiment_that_runs_may_not_be_changed_either(lake: Lake) -> None:
+    metrics = lake.folder.parent / "metrics"
+    metrics.mkdir()
+    select = "SELECT user_id, sum(cost) AS numerator FROM user_days GROUP BY user_id"
+    (metrics / "spent.sql").write_text(select, encoding="utf-8")
+    lake.declare(experiment(primary={"metric": "spent", "direction": "down"}))
+    lake.run_with_users("assign", {"a": START}, START)
+    (metrics / "spent.sql").write_text(select.replace("sum", "max"), encoding="utf-8")
+    for verb in ("assign", "measure"):
+        with pytest.raises(BadInput, match=r"has changed: metrics/spent\.sql"):
+            lake.run(verb, START)
+    (metrics / "spent.sql").write_text(select, encoding="utf-8")
+    assert lake.run("assign", START).already_done
+
+
+def test_a_metric_that_is_not_there_is_refused_before_anybody_is_exposed(lake: Lake) -> None:
+    lake.declare(experiment(secondary=({"metric": "odd", "direction": "up"},)))
+    with pytest.raises(BadInput, match=r"there is no metric 'odd'.*there are active_days, dau"):
+        lake.run_with_users("assign", {"a": START}, START)
+    assert not lake.rows("exposures")
 
 
 def test_the_ramp_of_days_to_come_a_stop_and_a_remark_may_change(lake: Lake) -> None:

@@ -7,8 +7,7 @@ import pytest
 
 from lumos.experiment import replay
 from lumos.experiment.history import past
-from lumos.experiment.power import pinned
-from lumos.experiment.views import pinned_views
+from lumos.experiment.views import pinned, pinned_views
 from lumos.verbs import BadInput, GateRefused
 from tests.experiment.conftest import Lake, experiment
 
@@ -39,7 +38,7 @@ def planned(tmp_path, spark) -> tuple[Lake, np.ndarray]:
 def test_history_is_what_the_metric_would_have_been_on_each_evening(planned, spark):
     lake, spend = planned
     request = lake.request("replay", DATE)
-    with pinned_views(request, pinned(request)) as session:
+    with pinned_views(request, pinned(request, ("activity", "users"))) as session:
         found = past(session, request, experiment(planned_days=DAYS, pre_days=BEFORE),
                      names=("dau", "offer_cost"), num_days=DAYS)  # fmt: skip
     assert (found.num_users, found.users[0]) == (USERS, "u|00")
@@ -82,8 +81,8 @@ def test_a_history_that_is_too_short_says_how_to_mend_it(planned, spark):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"experiment": None}, "needs --experiment, one of those declared in .*: towels"),
-        ({"experiment": "gowns"}, "not 'gowns'"),
+        ({"experiment": None}, r"power --experiment: which one\?; declared are towels"),
+        ({"experiment": "gowns"}, "no experiment 'gowns'; declared are towels"),
         ({"experiment": "towels", "effects": "5%"}, "expected relative changes such as"),
         ({"experiment": "towels", "effects": "0.01,-1"}, "expected relative changes such as"),
     ],
