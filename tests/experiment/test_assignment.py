@@ -201,6 +201,8 @@ def test_a_larger_share_of_the_ramp_adds_users_and_moves_nobody(lake: Lake) -> N
         )
     for before, after in itertools.pairwise(found):
         assert before.items() <= after.items()
+    early = [variant for variant, _ in found[0].values()]
+    assert 0.3 < early.count("target") / len(early) < 0.7  # the ramp asks another question
     assert [round(len(rows) / 400, 1) for rows in found] == [0.1, 0.5, 0.5, 1.0]
     assert {day for _, day in found[-1].values()} == {START, START + DAY, START + 3 * DAY}
 

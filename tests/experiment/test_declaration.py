@@ -95,6 +95,8 @@ def test_two_experiments_that_want_the_same_users_of_a_layer_are_refused(lake: L
         declared(lake.settings, lake.recipe)
     lake.declare(slice_of("one", 0, 5_000), slice_of("other", 5_000, 10_000))
     assert len(declared(lake.settings, lake.recipe)) == 2
+    lake.declare(slice_of("one", 5_000, 10_000), slice_of("other", 0, 5_000))
+    assert len(declared(lake.settings, lake.recipe)) == 2
     later = START + 28 * DAY
     lake.declare(slice_of("one", 0, 6_000), slice_of("other", 0, 6_000, start=later))
     assert len(declared(lake.settings, lake.recipe)) == 2
@@ -147,15 +149,20 @@ def test_the_ramp_of_days_to_come_a_stop_and_a_remark_may_change(lake: Lake) -> 
     first = [{"day": "2024-04-20", "share": 0.5}]
     lake.declare(experiment(ramp=first))
     lake.run_with_users("assign", {"a": START}, START)
-    lake.declare(
-        experiment(
-            ramp=[*first, {"day": "2024-04-21", "share": 1.0}],
-            stopped_on=START + 3 * DAY,
-            description="the tap was broken on the first day",
-        )
+    changed = experiment(
+        ramp=[*first, {"day": "2024-04-21", "share": 1.0}],
+        stopped_on=START + 3 * DAY,
+        description="the tap was broken on the first day",
     )
+    lake.declare(changed)
     lake.run_with_users("assign", {"a": START}, START + DAY)
+    # An older day that is run again does not open the steps that have been taken since.
+    lake.run("assign", START, force=True)
+    lake.declare(experiment(ramp=[*first, {"day": "2024-04-21", "share": 0.9}]))
+    with pytest.raises(BadInput, match="the ramp up to 2024-04-21"):
+        lake.run("assign", START)
+    lake.declare(changed)
     (row,) = lake.rows("experiments")
-    assert row["frozen_on"] == START
+    assert (row["frozen_on"], row["assigned_until"]) == (START, START + DAY)
     assert "the tap was broken" in row["declaration"]
     assert "none of towels runs" in lake.run("assign", START + 4 * DAY).details["note"]

@@ -100,6 +100,15 @@ def test_from_the_first_crossing_on_its_answer_and_its_p_value_stay() -> None:
     assert all(look["p_value"] > look["alpha_spent"] for look in looks[:first])
 
 
+def test_an_effect_that_falls_back_behind_the_bound_has_still_crossed_it() -> None:
+    plan = declared()
+    looks = [one.looks[0] for one in mornings(plan, range(1, 6), lift=0.8)]
+    assert looks[-1]["is_crossed"]
+    (last,) = judged(sums(plan, 6), START + 5 * DAY, looks).looks
+    assert abs(last["effect"]) < last["bound"] * last["error"]
+    assert last["is_crossed"]
+
+
 def test_a_true_effect_crosses_and_the_advice_says_which_way() -> None:
     (*_, better) = mornings(declared(), range(1, NUM_DAYS + 1), lift=0.4)
     assert better.looks[0]["is_crossed"]
