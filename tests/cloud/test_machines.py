@@ -35,7 +35,8 @@ HOUR, MINUTE = dt.timedelta(hours=1), dt.timedelta(minutes=1)
 _attempts = itertools.count()
 DAGS = {
     *("daily_aggregation", "data_quality", "retraining"),
-    *("batch_scoring", "embedding", "ab_metrics", "instance_reaper", "retract_scores"),
+    *("batch_scoring", "embedding", "ab_metrics", "aa_calibration"),
+    *("instance_reaper", "retract_scores"),
 }
 
 

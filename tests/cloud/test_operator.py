@@ -4,8 +4,8 @@ import asyncio
 import datetime as dt
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -194,16 +194,12 @@ def test_an_answer_that_a_dying_worker_never_got_starts_nothing_twice(aws, actio
 
 
 def test_a_task_delivered_twice_runs_once(aws):
-    reports: list[dict] = []
-
-    def work() -> None:
-        reports.append(drive(verb("lines:10"), TaskInstance()))
-
-    twins = [threading.Thread(target=work) for _ in range(2)]
-    for twin in twins:
-        twin.start()
-    for twin in twins:
-        twin.join()
+    with ThreadPoolExecutor() as pool:
+        twins = [
+            pool.submit(drive, verb("lines:10"), TaskInstance(), seconds=200) for _ in range(2)
+        ]
+        # Here, so that what went wrong in a thread is what the test fails of.
+        reports = [twin.result() for twin in twins]
     assert reports[0] == reports[1]
     assert len({claim.parameters["Key"] for claim in claims(aws)}) == 1
 
