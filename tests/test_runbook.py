@@ -1,0 +1,144 @@
+"""The runbook: whoever is paged finds the section, and what stands in it can be typed."""
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.cli.cli_parser import get_parser
+from airflow.dag_processing.dagbag import DagBag
+
+from lumos import codes
+from lumos.cli import parser
+from lumos.recipes import load
+from lumos.serve.gate import Measures, verdicts
+from lumos.serve.rolls import Compared
+from lumos.settings import REPOSITORY
+
+DOCS = [REPOSITORY / "docs" / name for name in ("runbook.md", "backfill.md")]
+VALUES = {
+    "$DATE": "2026-01-05",
+    "$FROM": "2026-01-01",
+    "$TO": "2026-01-05",
+    "$VERSION": "3",
+    "$RECIPE": "gym",
+    "$TABLE": "activity",
+}
+_LABELS = ("Means", "Affected", "Check", "Do", "Wake")
+
+
+def sections(path: Path = DOCS[0]) -> dict[str, str]:
+    """Text by heading of the second level."""
+    parts = re.split(r"^## (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def commands(path: Path) -> list[str]:
+    """What a person is told to type: blocks, and what stands in backticks and is a command."""
+    text = path.read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    lines += [code for code in re.findall(r"`([^`]+)`", prose) if code.startswith("lumos ")]
+    return [filled(line) for line in lines if line != "lumos"]
+
+
+def filled(line: str) -> str:
+    for name, value in VALUES.items():
+        line = line.replace(name, value)
+    return line
+
+
+@pytest.fixture(scope="module")
+def bag() -> DagBag:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUMOS_PLATFORM", "local")
+        return DagBag(str(REPOSITORY / "dags"))
+
+
+def test_every_task_that_can_be_red_has_its_section(bag):
+    tasks = {task.task_id.replace("_", "-") for dag in bag.dags.values() for task in dag.tasks}
+    assert tasks - set(sections()) == set()
+
+
+def test_every_dated_dag_that_can_be_late_has_its_section(bag):
+    dated = {name for name, dag in bag.dags.items() if name != "retract_scores"}
+    assert {f"late-{name.replace('_', '-')}" for name in dated} - set(sections()) == set()
+
+
+def test_every_exit_code_is_explained():
+    known = {value for name, value in vars(codes).items() if name.isupper()}
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", sections()["exit-codes"], re.M)}
+    assert told == known
+
+
+def test_every_gate_of_publishing_is_named():
+    recipe = load("complete_journey")
+    errors = {task.name: 0.0 for task in recipe.tasks}
+    measured = verdicts(recipe, Measures(), Compared(1, 1, 0, 0), errors, "1", [])
+    gates = {metric.name.rpartition(".")[2] for metric in measured}
+    assert {gate for gate in gates if f"`{gate}`" not in sections()["publish"]} == set()
+
+
+@pytest.mark.parametrize("name", sorted(sections()))
+def test_a_section_says_what_it_means_and_what_to_do(name):
+    text = sections()[name]
+    places = [text.find(f"**{label}.**") for label in _LABELS]
+    assert -1 not in places, name
+    assert places == sorted(places), name
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.stem)
+def test_every_link_within_the_documents_leads_somewhere(path):
+    for target, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", path.read_text(encoding="utf-8")):
+        there = path if not target else path.parent / target
+        headings = re.findall(r"^#+ (.+)$", there.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, anchor
+    for target in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    "command", sorted({command for path in DOCS for command in commands(path)})
+)
+def test_every_command_parses(command):
+    program, *arguments = shlex.split(command)
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            if program == "lumos":
+                parser().parse_args(arguments)
+            elif program == "airflow":
+                get_parser().parse_args(arguments)
+            elif program == "python":
+                compile(arguments[arguments.index("-c") + 1], command, "exec")
+            else:
+                pytest.fail(f"nobody checks {program!r}: {command}")
+        except SystemExit:
+            pytest.fail(f"{command}: {said.getvalue()}")
+
+
+def test_a_corrupted_table_goes_back_by_the_runbooks_own_commands(tmp_path):
+    """What the section says, typed on a table with a bad commit on top."""
+    import pyarrow as pa
+
+    from lumos.delta import read, replace
+
+    uri = str(tmp_path / "gym" / "activity")
+    good = pa.table({"day": [1, 2], "visits": [3.0, 4.0]})
+    version = replace(uri, good, where=None)
+    replace(uri, good.slice(0, 0), where=None)
+    values = {"$LAKE": str(tmp_path), "$RECIPE": "gym", "$TABLE": "activity"}
+    values["$VERSION"] = str(version)
+    printed = []
+    for line in re.findall(r"^python -c .+$", sections()["corrupted-table"], re.MULTILINE):
+        for name, value in values.items():
+            line = line.replace(name, value)
+        argv = [sys.executable, *shlex.split(line)[1:]]
+        printed.append(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+    assert len(printed) == 2
+    assert f"{version} " in printed[0]
+    assert read(uri).sort_by("day").equals(good)
