@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -10,7 +11,7 @@ from lumos.delta import open_table, read
 from lumos.ledger import entries
 from lumos.recipes import load
 from lumos.tables import Table, table_uri, tables
-from tests.conftest import World
+from tests.conftest import World, enter
 from tests.gym.gym_world.raw import NUM_DAYS_TO_BUSINESS_DATE
 
 CHAIN = (
@@ -66,43 +67,54 @@ def run_chain(world: World, *, force: bool = False, skip: tuple[str, ...] = ()) 
             world.run(verb, force=force, **options)
 
 
-def test_running_every_verb_twice_leaves_every_table_unchanged(gym_trained: World) -> None:
-    run_chain(gym_trained)
-    before = contents(gym_trained)
-    assert set(before) == set(daily_tables(gym_trained))
-    versions = {name: _version(gym_trained, name) for name in before}
-
-    run_chain(gym_trained)
-
-    assert contents(gym_trained) == before
-    assert {name: _version(gym_trained, name) for name in before} == versions
+@pytest.fixture(scope="module")
+def _chained(_trained_world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = _trained_world.copy(tmp_path_factory.mktemp("promises") / "home")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        enter(world, monkeypatch)
+        run_chain(world)
+    return world
 
 
-def test_forcing_every_verb_to_run_again_gives_the_same_rows(gym_trained: World) -> None:
-    run_chain(gym_trained)
-    before = contents(gym_trained, ignore=NAMES_VERSIONS)
+@pytest.fixture
+def chained(_chained: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The gym after every verb of a day."""
+    return enter(_chained.copy(tmp_path / "home"), monkeypatch)
+
+
+def test_running_every_verb_twice_leaves_every_table_unchanged(chained: World) -> None:
+    before = contents(chained)
+    assert set(before) == set(daily_tables(chained))
+    versions = {name: _version(chained, name) for name in before}
+
+    run_chain(chained)
+
+    assert contents(chained) == before
+    assert {name: _version(chained, name) for name in before} == versions
+
+
+def test_forcing_every_verb_to_run_again_gives_the_same_rows(chained: World) -> None:
+    before = contents(chained, ignore=NAMES_VERSIONS)
 
     # Forced training makes another model on purpose, and with it another evaluation.
-    run_chain(gym_trained, force=True, skip=("train", "evaluate", "promote"))
+    run_chain(chained, force=True, skip=("train", "evaluate", "promote"))
 
-    assert contents(gym_trained, ignore=NAMES_VERSIONS) == before
+    assert contents(chained, ignore=NAMES_VERSIONS) == before
 
 
-def test_no_key_of_any_table_is_repeated(gym_trained: World) -> None:
-    run_chain(gym_trained)
-    recipe = load(gym_trained.recipe_name)
-    for name, table in daily_tables(gym_trained).items():
-        rows = read(table_uri(gym_trained.settings, recipe, name))
+def test_no_key_of_any_table_is_repeated(chained: World) -> None:
+    recipe = load(chained.recipe_name)
+    for name, table in daily_tables(chained).items():
+        rows = read(table_uri(chained.settings, recipe, name))
         assert rows is not None
         groups = rows.group_by(list(table.key)).aggregate([([], "count_all")])
         assert groups.num_rows == rows.num_rows, name
 
 
-def test_the_declarations_are_what_lies_on_disk(gym_trained: World) -> None:
-    run_chain(gym_trained)
-    recipe = load(gym_trained.recipe_name)
-    for name, table in daily_tables(gym_trained).items():
-        rows = read(table_uri(gym_trained.settings, recipe, name))
+def test_the_declarations_are_what_lies_on_disk(chained: World) -> None:
+    recipe = load(chained.recipe_name)
+    for name, table in daily_tables(chained).items():
+        rows = read(table_uri(chained.settings, recipe, name))
         assert rows is not None
         declared = table.arrow_schema(recipe)
         assert set(rows.column_names) == set(declared.names), name
@@ -115,12 +127,11 @@ def test_the_declarations_are_what_lies_on_disk(gym_trained: World) -> None:
                 assert rows[field.name].null_count == 0, (name, field.name)
 
 
-def test_the_ledger_names_versions_that_exist_and_counts_that_hold(gym_trained: World) -> None:
-    run_chain(gym_trained)
-    recipe = load(gym_trained.recipe_name)
+def test_the_ledger_names_versions_that_exist_and_counts_that_hold(chained: World) -> None:
+    recipe = load(chained.recipe_name)
     for name in ("activity", "users", "sequences", "scores"):
-        for entry in entries(gym_trained.settings, recipe, name):
-            rows = read(table_uri(gym_trained.settings, recipe, name), version=entry.version)
+        for entry in entries(chained.settings, recipe, name):
+            rows = read(table_uri(chained.settings, recipe, name), version=entry.version)
             assert rows is not None
             assert rows.num_rows == entry.rows, name
 
