@@ -15,17 +15,17 @@ OPEN, RESOLVED = "open", "resolved"
 _KEPT = dt.timedelta(days=90)
 
 
-def claim(alert: Alert, *, now: dt.datetime, repeat: dt.timedelta, is_echo: bool = False) -> bool:
+def claim(alert: Alert, *, now: dt.datetime, repeat: dt.timedelta) -> bool:
     """Enter an alert; whether the caller is the one to send it.
 
     It is to be sent if it is new, was resolved, was last sent ``repeat`` ago or longer, was never
-    heard by anybody, or is critical for the first time. Else it is only counted.
+    heard by anybody, or is critical for the first time. Else it is only counted, and not even that
+    if it is the very try that was told of last: a task and its run both tell of it.
 
     Args:
         alert: What happened.
         now: With a time zone.
         repeat: How long an open alert stays silent.
-        is_echo: The same occurrence may have been told already; then it is not counted again.
 
     Raises:
         Exception: Whatever the lake's storage raises.
@@ -36,7 +36,7 @@ def claim(alert: Alert, *, now: dt.datetime, repeat: dt.timedelta, is_echo: bool
         nonlocal is_ours
         known = next((row for row in rows if row["dedup_key"] == alert.dedup_key), None)
         is_ours = known is None or _is_due(known, alert, now, repeat)
-        if is_echo and not is_ours:
+        if not is_ours and known["url"] == alert.log_url:
             return None
         others = [row for row in rows if row is not known and now - row["last_seen"] < _KEPT]
         return [*others, _row(alert, known, now, is_sent=is_ours)]

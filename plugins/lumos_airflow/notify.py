@@ -98,18 +98,14 @@ def pages() -> Pages:
     return Pages(airflow, os.environ.get("LUMOS_RUNBOOK_URL") or f"{airflow}/lumos/runbook")
 
 
-def deliver(alert: Alert, *, is_echo: bool = False) -> bool:
+def deliver(alert: Alert) -> bool:
     """Send an alert unless that was done lately; whether it was sent.
-
-    Args:
-        alert: What happened.
-        is_echo: The same occurrence may have been told already.
 
     Raises:
         AlertNotSent: There are channels for it, and none took it.
     """
-    if not _claim(alert, is_echo=is_echo):
-        log.info("alert %s was sent already; counted", alert.dedup_key)
+    if not _claim(alert):
+        log.info("alert %s was sent already", alert.dedup_key)
         return False
     log.error("ALERT %s: %s; see %s", alert.title, alert.message, alert.runbook_url)
     hearing = [channel for channel in channels() if channel.hears(alert)]
@@ -156,7 +152,7 @@ class RunFailed(BaseNotifier):
             log.error("run %s failed, and Airflow names no task", context.get("run_id"))
             return
         time.sleep(_ECHO_SECONDS)
-        deliver(alerts.of_failure(context, pages()), is_echo=True)
+        deliver(alerts.of_failure(context, pages()))
 
 
 class TaskDone(BaseNotifier):
@@ -210,11 +206,11 @@ def _are_published(occasion: Occasion) -> bool:
     return bool(_look_after("see whether scores are published", look))
 
 
-def _claim(alert: Alert, *, is_echo: bool) -> bool:
+def _claim(alert: Alert) -> bool:
     now, repeat = dt.datetime.now(dt.UTC), repeat_after()
     found = _look_after(
         "see whether it was sent",
-        lambda: claims.claim(alert, now=now, repeat=repeat, is_echo=is_echo),
+        lambda: claims.claim(alert, now=now, repeat=repeat),
     )
     # Better twice than never.
     return True if found is None else found
