@@ -290,7 +290,9 @@ def of_findings(
     context: Mapping[str, Any], pages: Pages, findings: Sequence[Mapping[str, Any]]
 ) -> Alert:
     """A task that ended green, and found something that people should look at."""
-    lines = [f"{each['name']} ({each['segment']}): {each['message']}" for each in findings]
+    lines = [
+        f"{each['name']} ({each.get('segment', 'all')}): {each['message']}" for each in findings
+    ]
     found = _of_task(context, pages, f"{len(lines)} findings\n" + "\n".join(lines))
     return replace(found, severity=WARNING)
 

@@ -31,8 +31,9 @@ from lumos_airflow.notifiers import pagerduty, slack, smtp
 log = logging.getLogger(__name__)
 
 _SENDERS = {"slack": slack.send, "pagerduty": pagerduty.send, "email": smtp.send}
-# Two tries of three channels within the 50 s that the DAG processor grants a callback.
-_ATTEMPTS, _SECONDS = 2, 6
+# The DAG processor ends a callback after 50 s: an answer is not waited for longer than this, and
+# nobody is asked again after so long in all.
+_SECONDS, _ASK_AGAIN_WITHIN_SECONDS = 6, 15
 # A run's failure is known as soon as its task's, which tells more: let that be first.
 _ECHO_SECONDS = 5
 _CHANNEL = re.compile(r"(slack|pagerduty|email)=([A-Za-z0-9_.-]+)(?::(.+))?")
@@ -109,10 +110,10 @@ def deliver(alert: Alert) -> bool:
         return False
     log.error("ALERT %s: %s; see %s", alert.title, alert.message, alert.runbook_url)
     hearing = [channel for channel in channels() if channel.hears(alert)]
-    silent = hearing
-    for attempt in range(_ATTEMPTS):
-        if attempt and silent:
-            time.sleep(1)
+    started = time.monotonic()
+    silent = [channel for channel in hearing if not _send(channel, alert)]
+    if silent and time.monotonic() - started < _ASK_AGAIN_WITHIN_SECONDS:
+        time.sleep(1)
         silent = [channel for channel in silent if not _send(channel, alert)]
     if hearing and silent == hearing:
         _look_after("forget that it was sent", lambda: claims.release(alert))

@@ -1,7 +1,7 @@
 """When dated DAGs run: over whole UTC days, started some hours after the last of them ended.
 
-A cron of ``0 6 * * *`` would start late enough for the day's data to have landed, but its
-intervals begin at 06:00, and ``airflow backfill create --to-date D``, which means D at midnight,
+A cron of ``0 2 * * *`` would start late enough for the day's data to have landed, but its
+intervals begin at 02:00, and ``airflow backfill create --to-date D``, which means D at midnight,
 would silently leave D out. So intervals begin at midnight, and the start is delayed instead.
 """
 
