@@ -3,7 +3,7 @@
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
-| runs | on the first of the month at 09:00 UTC (a month's interval); waits for `activity` |
+| runs | on the first of a month, 3 hours after the daily DAGs; waits for `activity` |
 | feeds | the table `metrics`, job `replay`: who reads an experiment's p-values may look there |
 
 **When a task is red**
@@ -20,15 +20,17 @@
 
 from airflow.sdk import DAG, Param
 from lumos_airflow import form, jobs
+from lumos_airflow.deadlines import watched
 from lumos_airflow.timetables import MONTHLY, every
 
 with DAG(
     dag_id="aa_calibration",
-    schedule=every(MONTHLY, delay_hours=9),
+    schedule=every(MONTHLY, later_hours=3),
     start_date=form.START,
     catchup=False,
     max_active_runs=1,
     default_args=form.defaults(),
+    **watched("aa_calibration"),
     user_defined_macros=form.MACROS,
     params=form.form(
         experiment=Param(

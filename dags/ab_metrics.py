@@ -3,7 +3,7 @@
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
-| runs | daily at 06:00 UTC; waits until `activity` is ready for the date |
+| runs | daily at 02:00 UTC (`LUMOS_START_HOURS`); waits until `activity` is ready for the date |
 | feeds | the tables `exposures`, `outcomes`, `effects`; pages below `$LUMOS_HOME/reports` |
 
 **When a task is red**
@@ -20,17 +20,19 @@
 
 from airflow.sdk import DAG, Param
 from lumos_airflow import form, jobs
+from lumos_airflow.deadlines import watched
 from lumos_airflow.timetables import DAILY, every
 
 EXPERIMENT = {"experiment": "{{ params.experiment or '' }}"}
 
 with DAG(
     dag_id="ab_metrics",
-    schedule=every(DAILY, delay_hours=6),
+    schedule=every(DAILY),
     start_date=form.START,
     catchup=False,
     max_active_runs=1,
     default_args=form.defaults(),
+    **watched("ab_metrics"),
     user_defined_macros=form.MACROS,
     params=form.form(
         experiment=Param(

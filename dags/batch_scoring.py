@@ -3,7 +3,7 @@
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
-| runs | daily at 06:00 UTC; waits until `sequences` and `quality` are ready for the date |
+| runs | daily at 02:00 UTC (`LUMOS_START_HOURS`); waits for `sequences` and `quality` |
 | feeds | Pacman, which reads the newest manifest |
 
 **When a task is red**
@@ -36,6 +36,7 @@
 
 from airflow.sdk import DAG, Param, chain
 from lumos_airflow import form, jobs
+from lumos_airflow.deadlines import watched
 from lumos_airflow.exporting import skip_without_stores
 from lumos_airflow.publishing import REPUBLISH, skip_unless_wanted
 from lumos_airflow.shadowing import skip_without_challenger
@@ -43,11 +44,12 @@ from lumos_airflow.timetables import DAILY, every
 
 with DAG(
     dag_id="batch_scoring",
-    schedule=every(DAILY, delay_hours=6),
+    schedule=every(DAILY),
     start_date=form.START,
     catchup=False,
     max_active_runs=2,
     default_args=form.defaults(),
+    **watched("batch_scoring"),
     user_defined_macros=form.MACROS,
     params=form.form(
         publish=Param(

@@ -3,7 +3,7 @@
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
-| runs | daily at 06:00 UTC, one date at a time |
+| runs | daily at 02:00 UTC (`LUMOS_START_HOURS`), one date at a time |
 | waits for | nothing: the raw rows of the business date must have landed |
 | feeds | `data_quality`, `batch_scoring`, `ab_metrics`, `retraining` (they wait by themselves) |
 
@@ -23,15 +23,17 @@ is already right.
 
 from airflow.sdk import DAG, Param
 from lumos_airflow import form, jobs
+from lumos_airflow.deadlines import watched
 from lumos_airflow.timetables import DAILY, every
 
 with DAG(
     dag_id="daily_aggregation",
-    schedule=every(DAILY, delay_hours=6),
+    schedule=every(DAILY),
     start_date=form.START,
     catchup=False,
     max_active_runs=1,
     default_args=form.defaults(),
+    **watched("daily_aggregation"),
     user_defined_macros=form.MACROS,
     params=form.form(
         days=form.days("Aggregate this many days again, for rows that came late."),

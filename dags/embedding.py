@@ -3,7 +3,7 @@
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
-| runs | daily at 06:00 UTC; waits until `sequences` is ready for the date |
+| runs | daily at 02:00 UTC (`LUMOS_START_HOURS`); waits until `sequences` is ready for the date |
 | feeds | `embeddings`, `profiles` and `cohorts`, which `lumos similar` and consumers read |
 
 **When a task is red**
@@ -23,15 +23,17 @@ report says so.
 
 from airflow.sdk import DAG, chain
 from lumos_airflow import form, jobs
+from lumos_airflow.deadlines import watched
 from lumos_airflow.timetables import DAILY, every
 
 with DAG(
     dag_id="embedding",
-    schedule=every(DAILY, delay_hours=6),
+    schedule=every(DAILY),
     start_date=form.START,
     catchup=False,
     max_active_runs=2,
     default_args=form.defaults(),
+    **watched("embedding"),
     user_defined_macros=form.MACROS,
     params=form.form(),
     tags=["lumos", "daily", "torch"],

@@ -20,6 +20,7 @@ Trigger it with `dry_run` to have them named only.
 
 from airflow.sdk import DAG, Param
 from lumos_airflow import form, jobs
+from lumos_airflow.deadlines import watched
 from lumos_airflow.timetables import is_automatic
 
 if jobs.is_cloud():
@@ -30,6 +31,7 @@ if jobs.is_cloud():
         catchup=False,
         max_active_runs=1,
         default_args=form.defaults(),
+        **watched("instance_reaper"),
         params={
             "dry_run": Param(
                 False,

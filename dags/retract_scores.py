@@ -20,6 +20,7 @@ Afterwards `batch_scoring` skips `publish` of the date, until it is run with `re
 
 from airflow.sdk import DAG, Param
 from lumos_airflow import form, jobs
+from lumos_airflow.deadlines import watched
 
 with DAG(
     dag_id="retract_scores",
@@ -28,6 +29,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     default_args=form.defaults(),
+    **watched("retract_scores"),
     user_defined_macros=form.MACROS,
     params=form.form(
         business_date=Param(

@@ -3,7 +3,7 @@
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
-| runs | Mondays at 08:00 UTC (a week's interval); waits until `sequences` is ready |
+| runs | Mondays, 2 hours after the daily DAGs; waits until `sequences` is ready |
 | feeds | `batch_scoring`, which scores with the champion |
 
 **When a task is red**
@@ -22,15 +22,17 @@ A bad champion is taken back by one command: `lumos rollback --date YYYY-MM-DD`.
 
 from airflow.sdk import DAG, chain
 from lumos_airflow import form, jobs
+from lumos_airflow.deadlines import watched
 from lumos_airflow.timetables import WEEKLY, every
 
 with DAG(
     dag_id="retraining",
-    schedule=every(WEEKLY, delay_hours=8),
+    schedule=every(WEEKLY, later_hours=2),
     start_date=form.START,
     catchup=False,
     max_active_runs=1,
     default_args=form.defaults(),
+    **watched("retraining"),
     user_defined_macros=form.MACROS,
     params=form.form(),
     tags=["lumos", "weekly", "torch"],

@@ -276,16 +276,17 @@ def rewrite(uri: str, schema: pa.Schema, change: Callable[[pa.Table], pa.Table |
         CommitFailedError: Others were faster, again and again.
     """
     for attempt in range(_COMMIT_ATTEMPTS):
-        if open_table(uri) is None:
-            DeltaTable.create(uri, schema, mode="ignore")
-        add_columns(uri, schema)
-        table = DeltaTable(uri)
-        found = pa.table(table.scan()).select(schema.names)
-        nullable = pa.schema([field.with_nullable(True) for field in schema])
-        rows = change(found.cast(nullable))
-        if rows is None:
-            return table.version()
         try:
+            # Two that create it at once meet as two that write it do.
+            if open_table(uri) is None:
+                DeltaTable.create(uri, schema, mode="ignore")
+            add_columns(uri, schema)
+            table = DeltaTable(uri)
+            found = pa.table(table.scan()).select(schema.names)
+            nullable = pa.schema([field.with_nullable(True) for field in schema])
+            rows = change(found.cast(nullable))
+            if rows is None:
+                return table.version()
             write_deltalake(
                 table,
                 rows,

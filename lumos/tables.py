@@ -60,9 +60,9 @@ class Table:
         """Columns as Spark SQL DDL, for ``createDataFrame`` and ``CREATE TABLE``."""
         return ", ".join(f"{column.name} {column.type}" for column in self.columns)
 
-    def arrow_schema(self, recipe: Recipe) -> pa.Schema:
-        """The same as an Arrow schema."""
-        days = pa.list_(pa.struct(_day_fields(recipe)))
+    def arrow_schema(self, recipe: Recipe | None = None) -> pa.Schema:
+        """The same as an Arrow schema; only tables of all recipes need none."""
+        days = pa.list_(pa.struct(_day_fields(recipe))) if recipe else None
         return pa.schema(
             [
                 pa.field(column.name, _ARROW.get(column.type, days), column.nullable)
@@ -503,6 +503,37 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
         ),
     )
     return {table.name: table for table in declared}
+
+
+# One for all recipes: a run may fail because its recipe cannot be loaded.
+ALERTS = Table(
+    "alerts",
+    ("dedup_key",),
+    (),
+    "Airflow",
+    (
+        TableColumn("dedup_key", "string", "", "recipe/dag_id/business_date/name"),
+        TableColumn("first_sent", "timestamp", "", "since it is open"),
+        TableColumn("last_sent", "timestamp", "", "null: nobody could be told", nullable=True),
+        TableColumn("last_seen", "timestamp"),
+        TableColumn("count", "bigint", "occurrences", "since it is open"),
+        TableColumn("severity", "string", "", "critical | warning"),
+        TableColumn("name", "string", "", "its section in docs/runbook.md"),
+        TableColumn("dag_id", "string"),
+        TableColumn("task_id", "string", "", "empty: a missed deadline"),
+        TableColumn("run_id", "string", "", "of the last occurrence"),
+        TableColumn("business_date", "string", "", "ISO date, or unknown"),
+        TableColumn("recipe", "string", "", "as the run was given it"),
+        TableColumn("message", "string"),
+        TableColumn("state", "string", "", "open | resolved"),
+        TableColumn("url", "string", "", "of the task's log, or of the run"),
+    ),
+)
+
+
+def alerts_uri(settings: Settings) -> str:
+    """Where the alerts of all recipes lie."""
+    return f"{settings.lake}/{ALERTS.name}"
 
 
 def table_uri(settings: Settings, recipe: Recipe, name: str) -> str:

@@ -11,7 +11,7 @@ from deltalake.exceptions import SchemaMismatchError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lumos.delta import open_table, predicate, read, replace
+from lumos.delta import open_table, predicate, read, replace, rewrite
 from lumos.recipes import load
 from lumos.tables import raw_uri, table_uri, tables
 from tests.conftest import RECIPE, World
@@ -152,3 +152,19 @@ def test_a_table_takes_a_new_column_by_its_log_alone_and_refuses_rows_that_lack_
     assert files < set(tmp_path.glob("table/day=*/*"))
     with pytest.raises(SchemaMismatchError):
         replace(uri, pa.table([["3"], [2.0]], schema=old), where=predicate(day="3"))
+
+
+def test_rivals_that_create_a_small_table_at_once_lose_no_change(tmp_path):
+    for attempt in range(5):
+        uri = str(tmp_path / f"t{attempt}")
+        together = threading.Barrier(4)
+
+        def enter(name: str, uri: str = uri, together: threading.Barrier = together) -> int:
+            together.wait()
+            return rewrite(
+                uri, SCHEMA, lambda found: pa.concat_tables([found, rows((name, DAY, 1))])
+            )
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(enter, "abcd"))
+        assert [name for name, *_ in contents(uri)] == list("abcd")

@@ -9,7 +9,9 @@ from airflow.sdk import Param
 
 import lumos.datasets
 from lumos.settings import Settings
+from lumos_airflow.alerts import OWNER
 from lumos_airflow.dates import macro
+from lumos_airflow.notify import TaskDone, TaskFailed, channels, repeat_after
 
 # Before any data, so that every past day can be backfilled.
 START = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
@@ -72,12 +74,19 @@ def days(what: str) -> Param:
 
 
 def defaults() -> dict[str, Any]:
-    """Task arguments: two retries of faults, further and further apart."""
+    """Task arguments: two retries of faults, further and further apart, and then an alert.
+
+    Raises:
+        ValueError: An environment variable about alerts is wrong: said while a DAG is parsed.
+    """
+    channels(), repeat_after()
     seconds = float(os.environ.get("LUMOS_RETRY_SECONDS", "60"))
     return {
-        "owner": "lumos",
+        "owner": OWNER,
         "retries": 2,
         "retry_delay": dt.timedelta(seconds=seconds),
         "retry_exponential_backoff": True,
         "max_retry_delay": dt.timedelta(seconds=20 * seconds),
+        "on_failure_callback": [TaskFailed()],
+        "on_success_callback": [TaskDone()],
     }

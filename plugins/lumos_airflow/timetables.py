@@ -1,7 +1,7 @@
 """When dated DAGs run: over whole UTC days, started some hours after the last of them ended.
 
-A cron of ``0 6 * * *`` would start late enough for the day's data to have landed, but its
-intervals begin at 06:00, and ``airflow backfill create --to-date D``, which means D at midnight,
+A cron of ``0 2 * * *`` would start late enough for the day's data to have landed, but its
+intervals begin at 02:00, and ``airflow backfill create --to-date D``, which means D at midnight,
 would silently leave D out. So intervals begin at midnight, and the start is delayed instead.
 """
 
@@ -78,6 +78,27 @@ def is_automatic() -> bool:
     return mode == "on"
 
 
-def every(cron: str, *, delay_hours: float) -> WholeDays:
-    """The schedule of a dated DAG."""
-    return WholeDays(cron, delay_hours=delay_hours, is_automatic=is_automatic())
+def start_hours() -> float:
+    """When the day's runs start, in hours after midnight UTC: ``LUMOS_START_HOURS``, or 2.
+
+    Raises:
+        ValueError: It is no number of hours of a day.
+    """
+    text = os.environ.get("LUMOS_START_HOURS") or "2"
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = -1
+    if not 0 <= hours < 24:
+        msg = f"LUMOS_START_HOURS={text!r} is not a number of hours from 0 to below 24"
+        raise ValueError(msg)
+    return hours
+
+
+def every(cron: str, *, later_hours: float = 0) -> WholeDays:
+    """The schedule of a dated DAG; ``later_hours`` after the start of the daily ones.
+
+    Raises:
+        ValueError: ``LUMOS_START_HOURS`` or ``LUMOS_SCHEDULE`` is wrong.
+    """
+    return WholeDays(cron, delay_hours=start_hours() + later_hours, is_automatic=is_automatic())

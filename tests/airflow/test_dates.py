@@ -72,7 +72,7 @@ def test_a_timetable_survives_being_stored_by_airflow():
 def test_an_unknown_schedule_switch_says_its_choices(monkeypatch):
     monkeypatch.setenv("LUMOS_SCHEDULE", "sometimes")
     with pytest.raises(ValueError, match="'sometimes' is neither 'on' nor 'off'"):
-        every(DAILY, delay_hours=6)
+        every(DAILY)
 
 
 def test_the_parameter_wins_over_the_interval():
@@ -93,3 +93,14 @@ def test_a_run_with_neither_says_what_to_give():
 def test_a_parameter_that_is_no_day_is_named():
     with pytest.raises(AirflowFailException, match="'2017-13-01' is not a day"):
         business_date(context(None, "2017-13-01"))
+
+
+def test_runs_start_when_the_environment_says_so(monkeypatch):
+    monkeypatch.delenv("LUMOS_START_HOURS", raising=False)
+    assert (every(DAILY).delay_hours, every(WEEKLY, later_hours=2).delay_hours) == (2, 4)
+    monkeypatch.setenv("LUMOS_START_HOURS", "3.5")
+    assert every(DAILY).delay_hours == 3.5
+    for wrong in ("noon", "-1", "24", "nan"):
+        monkeypatch.setenv("LUMOS_START_HOURS", wrong)
+        with pytest.raises(ValueError, match="LUMOS_START_HOURS"):
+            every(DAILY)

@@ -67,6 +67,7 @@ def test_the_report_is_the_xcom_and_the_outlets_say_what_they_stand_for():
     ("code", "kind", "sentence"),
     [
         ("1", AirflowException, "ended with exit code 1: .*the sentence for people"),
+        ("75", AirflowException, "ended with exit code 75: .*the sentence for people"),
         ("2", AirflowFailException, "bad input, which a retry cannot mend: .*for people"),
         ("3", AirflowFailException, "the gate of lumos score refused: .*for people"),
     ],

@@ -131,6 +131,15 @@ def test_a_wait_for_an_unknown_recipe_fails_without_retry(enter):
         task.execute({})
 
 
+def test_a_lake_that_does_not_answer_is_a_fault_that_is_retried(enter, monkeypatch):
+    def fails(_: Partition) -> Finding:
+        raise OSError("the lake does not answer")
+
+    monkeypatch.setattr("lumos_airflow.operators.ready.look", fails)
+    with pytest.raises(OSError, match="does not answer"):
+        sensor().execute({})
+
+
 def publishing(date: dt.date, **params) -> dict:
     return {
         "params": {
