@@ -19,6 +19,23 @@ class LumosPlugin(AirflowPlugin):
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:
         """Asked for by the API server alone, and only imported there: it costs seconds."""
+        from lumos_airflow.health.page import PREFIX, pages
         from lumos_airflow.reports import reports
 
-        return [{"app": reports(), "url_prefix": REPORTS, "name": "LUMOS reports"}]
+        return [
+            {"app": reports(), "url_prefix": REPORTS, "name": "LUMOS reports"},
+            # After what lies below it: the first prefix that fits is taken.
+            {"app": pages(), "url_prefix": PREFIX, "name": "LUMOS health"},
+        ]
+
+    # Relative, so that it holds below any path. Airflow keeps the list, and takes out of it what
+    # it does not like: so it is a list.
+    external_views = [  # noqa: RUF012
+        {
+            "name": "LUMOS health",
+            "href": "lumos/health",
+            "url_route": "lumos-health",
+            "destination": "nav",
+            "nav_top_level": True,
+        }
+    ]
