@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from airflow.cli.cli_parser import get_parser
 from airflow.dag_processing.dagbag import DagBag
+from lumos_airflow.alerts import names
 
 from lumos import codes
 from lumos.cli import parser
@@ -68,6 +69,10 @@ def test_every_task_that_can_be_red_has_its_section(bag):
 def test_every_dated_dag_that_can_be_late_has_its_section(bag):
     dated = {name for name, dag in bag.dags.items() if name != "retract_scores"}
     assert {f"late-{name.replace('_', '-')}" for name in dated} - set(sections()) == set()
+
+
+def test_every_alert_has_its_section():
+    assert set(names()) - set(sections()) == set()
 
 
 def test_every_exit_code_is_explained():

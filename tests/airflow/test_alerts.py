@@ -126,8 +126,8 @@ def test_every_task_of_every_dag_says_who_is_affected_and_alerts(dags):
     listed = set(alerts.EFFECTS)
     there = {(dag.dag_id, task.task_id) for dag in dags.values() for task in dag.tasks}
     assert there <= listed
-    # Tasks that a DAG has only in the cloud, or that stand there for a monitor to come.
-    assert {task_id for _, task_id in listed - there} <= {"reap", alerts.MONITOR}
+    # Of a DAG that is there only in the cloud.
+    assert {task_id for _, task_id in listed - there} <= {"reap"}
     for dag in dags.values():
         assert [type(each) for each in dag.on_failure_callback] == [notify.RunFailed]
         for task in dag.tasks:
@@ -146,7 +146,7 @@ def test_every_dag_that_runs_by_the_clock_has_a_deadline(dags):
 
 
 def test_names_are_headings_of_the_runbook():
-    assert {"publish", "wait-sequences", "prepare-machine", "monitor"} <= set(alerts.names())
+    assert {"publish", "wait-sequences", "prepare-machine"} <= set(alerts.names())
     assert "late-batch-scoring" in alerts.names()
     for name in alerts.names():
         assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)

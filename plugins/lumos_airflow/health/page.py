@@ -91,7 +91,9 @@ def pages() -> FastAPI:
         except UnknownRecipe as error:
             raise HTTPException(404, "no such recipe") from error
         if _wants_json(request, format):
-            return Response(found.model_dump_json(), media_type="application/json", headers=_HEADERS)
+            return Response(
+                found.model_dump_json(), media_type="application/json", headers=_HEADERS
+            )
         return _html("health.html.j2", {"health": found, "may_act": _may_act(user), "root": "../"})
 
     @app.post(
@@ -144,9 +146,7 @@ def pages() -> FastAPI:
     return app
 
 
-def _history(
-    board: Board, request: Request, table: str, recipe: str | None, form: str
-) -> Response:
+def _history(board: Board, request: Request, table: str, recipe: str | None, form: str) -> Response:
     """A table's entries, newest first; 404 for whatever the ledger does not know."""
     if not re.fullmatch(_TABLE, table):
         raise HTTPException(404, "no such table")
