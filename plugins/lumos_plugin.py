@@ -32,7 +32,7 @@ class LumosPlugin(AirflowPlugin):
     # it does not like: so it is a list.
     external_views = [  # noqa: RUF012
         {
-            "name": "LUMOS health",
+            "name": "LUMOS",
             "href": "lumos/health",
             "url_route": "lumos-health",
             "destination": "nav",

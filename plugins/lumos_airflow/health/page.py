@@ -86,6 +86,10 @@ def pages() -> FastAPI:
     def health(
         request: Request, user: GetUserDep, recipe: str | None = None, format: str = ""
     ) -> Response:
+        may_act = _may_act(user)
+        # A forced reload. Only of an operator: it makes the server read everything anew.
+        if may_act and request.headers.get("cache-control") == "no-cache":
+            app.state.board.forget()
         try:
             found = app.state.board.health(recipe)
         except UnknownRecipe as error:
@@ -94,7 +98,7 @@ def pages() -> FastAPI:
             return Response(
                 found.model_dump_json(), media_type="application/json", headers=_HEADERS
             )
-        return _html("health.html.j2", {"health": found, "may_act": _may_act(user), "root": "../"})
+        return _html("health.html.j2", {"health": found, "may_act": may_act, "root": "../"})
 
     @app.post(
         "/health/retry",
