@@ -30,5 +30,7 @@ RUN SOURCE_DATE_EPOCH=315532800 uv build --quiet --wheel --no-build-isolation --
  && uv pip install --no-cache --no-deps --compile-bytecode dist/lumos-*.whl \
  && cd / && python -m lumos.aggregate.prepare
 
+# The runbook is a page of Airflow's server.
+COPY --chown=airflow:root docs/runbook.md ./docs/
 COPY --chown=airflow:root plugins ./plugins
 COPY --chown=airflow:root dags ./dags

@@ -7,9 +7,8 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from lumos.settings import REPOSITORY
-
-RUNBOOK = REPOSITORY / "docs" / "runbook.md"
+# Beside the plugins, in the repository as in the image.
+RUNBOOK = Path(__file__).resolve().parents[3] / "docs" / "runbook.md"
 
 
 def slug(heading: str) -> str:
