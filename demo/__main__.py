@@ -14,6 +14,7 @@ from rich.console import Console
 from demo import summary
 from demo.airflow import LocalAirflow
 from demo.client import AirflowError
+from demo.picture import PAGE
 from demo.processes import PidFile, PortTaken, last_lines
 from demo.story import StoryFailed, tell
 from demo.watch import Watch
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     load(settings.recipe)
     airflow = LocalAirflow(settings.home, port=arguments.port)
     console.print(f"Airflow at {airflow.url}  login admin / {airflow.password}", soft_wrap=True)
+    console.print(f"Health page at {airflow.url}{PAGE}", soft_wrap=True)
     with Watch(console) as watch:
         try:
             told = tell(airflow, date=date, recipe=settings.recipe, watch=watch)
@@ -101,7 +103,8 @@ def up(arguments: argparse.Namespace) -> int:
                 raise AirflowError(msg)
             time.sleep(0.3)
     console.print(
-        f"Airflow is up at [bold]{facts['url']}[/bold]  login admin / {airflow.password}\n\n"
+        f"Airflow is up at [bold]{facts['url']}[/bold]  login admin / {airflow.password}\n"
+        f"Health page at [bold]{facts['url']}{PAGE}[/bold]\n\n"
         "Try next:\n"
         "  in the UI: daily_aggregation > Trigger   a business date, 365 days the first time\n"
         "  make demo                                the whole story (after make down)\n"

@@ -12,7 +12,9 @@ from typing import Any
 
 from demo.airflow import LocalAirflow
 from demo.client import Run, TaskState
+from demo.picture import PAGE, photograph
 from demo.watch import Watch
+from lumos.recipes import load
 
 DAILY_DAGS = ("daily_aggregation", "data_quality", "batch_scoring", "ab_metrics")
 HISTORY_DAYS = 365
@@ -68,6 +70,11 @@ def tell(airflow: LocalAirflow, *, date: dt.date, recipe: str, watch: Watch) -> 
         story.jobs.append(landing.result())
         story.first_day()
         story.next_days()
+        reports = airflow.home / "reports" / load(recipe).name
+        watch.say(
+            photograph(airflow, reports / story.last.isoformat() / "health.png")
+            or f"took a picture of {airflow.url}{PAGE} for the report"
+        )
         story.jobs.append(_verb(airflow, "report", story.last, watch))
     return Told(story.collect(), story.run_facts(), time.monotonic() - started)
 

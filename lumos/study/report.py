@@ -42,9 +42,12 @@ def report(request: Request) -> Report:
             f"ready for {dates or 'no dates at all'}. Run lumos aggregate --date {request.date}"
         )
         raise BadInput(msg)
-    page = pages.render("report.html.j2", _context(request, entries))
     reports = request.settings.home / "reports" / request.recipe.name
     path = reports / request.date.isoformat() / "index.html"
+    # Whoever has a browser at hand, such as the demo, leaves a picture there.
+    has_picture = path.with_name("health.png").is_file()
+    context = {**_context(request, entries), "has_picture": has_picture}
+    page = pages.render("report.html.j2", context)
     pages.write(path, page)
     return request.report(details={"path": str(path), "bytes": len(page.encode())})
 
