@@ -68,7 +68,9 @@ def write_days(settings: Settings, recipe: Recipe, dates: Sequence[dt.date]) -> 
     entries, measured = [], []
     for date in dates:
         wave = 1 + (date.toordinal() % 7) / 50
-        entries += [ledger_row(name, date, int(rows * wave)) for name, rows in LEDGER_TABLES.items()]
+        entries += [
+            ledger_row(name, date, int(rows * wave)) for name, rows in LEDGER_TABLES.items()
+        ]
         measured += [
             {
                 "day": date,
@@ -230,6 +232,8 @@ def make_database() -> None:
     with create_session() as session:
         session.merge(DagBundleModel(name="dags-folder"))
     bag = DagBag(
-        dag_folder=str(REPOSITORY / "dags"), bundle_path=REPOSITORY / "dags", bundle_name="dags-folder"
+        dag_folder=str(REPOSITORY / "dags"),
+        bundle_path=REPOSITORY / "dags",
+        bundle_name="dags-folder",
     )
     sync_bag_to_db(bag, "dags-folder", None)

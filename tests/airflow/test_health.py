@@ -19,13 +19,13 @@ from airflow.models.dagrun import DagRun
 from airflow.models.log import Log
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from benchmarks import _health_world as made
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from lumos_airflow.health import due, latest, look, page, runbook, runs, state
 from lumos_airflow.health.latest import Latest, Reading
 from sqlalchemy import delete, select
 
+from benchmarks import _health_world as made
 from lumos.recipes import load
 from lumos.settings import REPOSITORY, Settings
 from lumos.tables import table_uri
@@ -207,7 +207,9 @@ def test_a_red_task_leads_to_its_page_and_to_its_section_of_the_runbook(app, day
     all_done(wait_sequences="failed", score="upstream_failed")
     (problem,) = [p for p in seen(app)["problems"] if p["task_id"]]
     assert problem["runbook"] == "wait-sequences"
-    links = [a.get("href") for t, a in Words(visitor(app, "viewer").get(PAGE).text).tags if t == "a"]
+    links = [
+        a.get("href") for t, a in Words(visitor(app, "viewer").get(PAGE).text).tags if t == "a"
+    ]
     assert "runbook#wait-sequences" in links
     (task,) = {x for x in links if x and x.endswith("/tasks/wait_sequences")}
     run = made.run_id(YESTERDAY).replace(":", "%3A").replace("+", "%2B")
@@ -331,7 +333,13 @@ def test_a_lake_that_is_empty_or_away_is_unknown_and_all_else_is_shown(
         assert told[name]["note"]
     assert "score failed" in answer.text
     assert told["status"] == "critical"
-    for leaked in ("Traceback", "/proc", "127.0.0.1", "secret", str(Settings.from_environment().home)):
+    for leaked in (
+        "Traceback",
+        "/proc",
+        "127.0.0.1",
+        "secret",
+        str(Settings.from_environment().home),
+    ):
         assert leaked not in answer.text
         assert leaked not in json.dumps(told)
     history = visitor(app, "viewer").get(f"{PAGE}/tables/scores")
@@ -469,7 +477,9 @@ def test_many_who_ask_at_once_make_it_once_and_nobody_waits_for_ever():
     for thread in threads:
         thread.join()
     assert made_times == [1]
-    assert {reading.trouble for reading in with_trouble} == {"It did not answer within 0.1 seconds."}
+    assert {reading.trouble for reading in with_trouble} == {
+        "It did not answer within 0.1 seconds."
+    }
     gate.set()
     until = time.monotonic() + 5
     while value.get().value != 7 and time.monotonic() < until:
@@ -494,7 +504,9 @@ def test_the_last_value_is_told_beside_the_trouble_and_why_only_in_the_log():
     assert latest.log.name == "lumos_airflow.health.latest"
 
 
-def test_the_runbook_is_shown_with_anchors_and_without_anybody_elses_html(app, tmp_path, monkeypatch):
+def test_the_runbook_is_shown_with_anchors_and_without_anybody_elses_html(
+    app, tmp_path, monkeypatch
+):
     text = tmp_path / "runbook.md"
     monkeypatch.setattr(runbook, "RUNBOOK", text)
     client = visitor(app, "viewer")
@@ -503,7 +515,8 @@ def test_the_runbook_is_shown_with_anchors_and_without_anybody_elses_html(app, t
     assert str(tmp_path) not in missing.text
     text.write_text(
         "# Runbook\n\n## late-batch-scoring\n\n<script>alert(1)</script>\n\n"
-        "[a](javascript:alert) [b](operate.md) [c](#publish)\n\n## `publish`: What now?\n\n## publish\n"
+        "[a](javascript:alert) [b](operate.md) [c](#publish)\n\n"
+        "## `publish`: What now?\n\n## publish\n"
     )
     shown = Words(client.get("/lumos/runbook").text)
     ids = [attrs["id"] for tag, attrs in shown.tags if tag in ("h1", "h2")]

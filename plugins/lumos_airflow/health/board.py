@@ -38,9 +38,7 @@ class Board:
     """One for the server; every method may be called by many threads at once."""
 
     def __init__(self) -> None:
-        self._runs = Latest(
-            "Airflow's database", self._read_runs, fresh_seconds=10, wait_seconds=5
-        )
+        self._runs = Latest("Airflow's database", self._read_runs, fresh_seconds=10, wait_seconds=5)
         self._by_recipe: dict[str, _Sources] = {}
         self._rented: dict[tuple[str, ...], Latest[machines.Rented | None]] = {}
 
@@ -113,9 +111,7 @@ class Board:
         key = (task.dag_id, task.run_id, str(task.max_tries))
         if key not in self._rented:
             self._rented = {
-                key: Latest(
-                    "AWS", partial(machines.rented, task), fresh_seconds=60, wait_seconds=3
-                )
+                key: Latest("AWS", partial(machines.rented, task), fresh_seconds=60, wait_seconds=3)
             }
         return self._rented[key].get()
 

@@ -95,7 +95,9 @@ def pages() -> FastAPI:
         except UnknownRecipe as error:
             raise HTTPException(404, "no such recipe") from error
         if _wants_json(request, format):
-            return Response(found.model_dump_json(), media_type="application/json", headers=_HEADERS)
+            return Response(
+                found.model_dump_json(), media_type="application/json", headers=_HEADERS
+            )
         return _html("health.html.j2", {"health": found, "may_act": may_act, "root": "../"})
 
     @app.post(
@@ -148,9 +150,7 @@ def pages() -> FastAPI:
     return app
 
 
-def _history(
-    board: Board, request: Request, table: str, recipe: str | None, form: str
-) -> Response:
+def _history(board: Board, request: Request, table: str, recipe: str | None, form: str) -> Response:
     """A table's entries, newest first; 404 for whatever the ledger does not know."""
     if not re.fullmatch(_TABLE, table):
         raise HTTPException(404, "no such table")
@@ -164,7 +164,7 @@ def _history(
     if fact is None:
         raise HTTPException(404, "no such table")
     uri = lake.uri(Settings.from_environment(), board.folder(found.recipe), "ledger")
-    rows = lake.entries(uri, days=_TABLE_DAYS, table=table)
+    rows = lake.entries(uri, table=table, days=_TABLE_DAYS)
     if _wants_json(request, form):
         told = [{**vars(row), "date": row.date.isoformat()} for row in rows]
         content = {"recipe": found.recipe, "table": table, "status": fact.status, "entries": told}

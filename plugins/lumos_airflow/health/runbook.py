@@ -30,7 +30,9 @@ def render(path: Path = RUNBOOK) -> tuple[str, tuple[tuple[str, str], ...]] | No
     sections, seen = [], Counter[str]()
     for opened, inline in zip(tokens, tokens[1:], strict=False):
         if opened.type == "heading_open":
-            text = "".join(t.content for t in inline.children or () if not t.type.endswith("e_html"))
+            text = "".join(
+                t.content for t in inline.children or () if not t.type.endswith("e_html")
+            )
             anchor = slug(text)
             seen[anchor] += 1
             if seen[anchor] > 1:
