@@ -38,7 +38,9 @@ def main() -> dict[str, Any]:
         from demo.airflow import LocalAirflow
 
         airflow = LocalAirflow(home, environment=os.environ)
-        os.environ |= {k: v for k, v in airflow.environment.items() if k.startswith("AIRFLOW")}
+        os.environ |= {
+            k: v for k, v in airflow.environment.items() if k.startswith(("AIRFLOW", "LUMOS"))
+        }
         sys.path.insert(0, "plugins")
         fill()
         found = ask(airflow)

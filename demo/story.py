@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from demo import picture
 from demo.airflow import LocalAirflow
 from demo.client import Run, TaskState
-from demo.picture import PAGE, photograph
 from demo.watch import Watch
 from lumos.recipes import load
 
@@ -47,11 +47,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Told:
-    """What happened: every job, every DAG run with its state and seconds, the whole time."""
+    """What happened: every job, every DAG run with its state and seconds, the whole time.
+
+    ``picture`` says why there is none of the health page; empty if there is one.
+    """
 
     jobs: Sequence[Job]
     runs: Sequence[Mapping[str, Any]]
     total_s: float
+    picture: str = ""
 
 
 def tell(airflow: LocalAirflow, *, date: dt.date, recipe: str, watch: Watch) -> Told:
@@ -70,13 +74,11 @@ def tell(airflow: LocalAirflow, *, date: dt.date, recipe: str, watch: Watch) -> 
         story.jobs.append(landing.result())
         story.first_day()
         story.next_days()
-        reports = airflow.home / "reports" / load(recipe).name
-        watch.say(
-            photograph(airflow, reports / story.last.isoformat() / "health.png")
-            or f"took a picture of {airflow.url}{PAGE} for the report"
-        )
+        # Before the report, which shows it.
+        why_not = picture.take(airflow, load(recipe).name, story.last)
         story.jobs.append(_verb(airflow, "report", story.last, watch))
-    return Told(story.collect(), story.run_facts(), time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Told(story.collect(), story.run_facts(), seconds, why_not)
 
 
 class _Story:

@@ -112,6 +112,11 @@ def show(told: Told, said: Mapping[str, Any], console: Console) -> None:
     report = next((job for job in told.jobs if job.task_id == "report"), None)
     if report is not None:
         console.print(f"Report with plots: [bold]{report.report['details']['path']}[/bold]")
+        shown = f"without a picture: {told.picture}" if told.picture else "its picture is in there"
+        console.print(
+            f"Health page: [bold]/lumos/health[/bold] of Airflow while `make up` runs; {shown}",
+            soft_wrap=True,
+        )
     console.print(
         f"{said['total_s']:.0f} s in all, {said['longest_chain_s']:.0f} s of it the longest chain "
         f"of verbs: orchestration {said['orchestration_share']:.0%}"

@@ -5,8 +5,10 @@ can be made again later and says the same. It is one file without any request to
 can be mailed, attached to a ticket, or opened on a plane.
 """
 
+import base64
 import datetime as dt
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,9 +46,7 @@ def report(request: Request) -> Report:
         raise BadInput(msg)
     reports = request.settings.home / "reports" / request.recipe.name
     path = reports / request.date.isoformat() / "index.html"
-    # Whoever has a browser at hand, such as the demo, leaves a picture there.
-    has_picture = path.with_name("health.png").is_file()
-    context = {**_context(request, entries), "has_picture": has_picture}
+    context = {**_context(request, entries), "health": _picture(path.with_name("health.png"))}
     page = pages.render("report.html.j2", context)
     pages.write(path, page)
     return request.report(details={"path": str(path), "bytes": len(page.encode())})
@@ -77,6 +77,13 @@ def _context(request: Request, entries: list[ledger.Entry]) -> dict[str, Any]:
         "quarantined": operations.quarantined(request),
         "entries": entries,
     }
+
+
+def _picture(path: Path) -> str:
+    """A picture that somebody has laid beside the report, as part of it; empty without one."""
+    if not path.is_file():
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _manifest(request: Request) -> Mapping[str, Any] | None:

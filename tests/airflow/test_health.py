@@ -1,4 +1,4 @@
-"""The health page behind Airflow's real login: who may read and act, and what it says of trouble."""
+"""The health page behind Airflow's real login: who may read and act, what it says of trouble."""
 
 import datetime as dt
 import json
@@ -19,13 +19,13 @@ from airflow.models.dagrun import DagRun
 from airflow.models.log import Log
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from benchmarks import _health_world as made
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from lumos_airflow.health import due, latest, look, page, runbook, runs, state
 from lumos_airflow.health.latest import Latest, Reading
 from sqlalchemy import delete, select
 
+from benchmarks import _health_world as made
 from lumos.recipes import load
 from lumos.settings import REPOSITORY, Settings
 from lumos.tables import table_uri
@@ -515,7 +515,8 @@ def test_the_runbook_is_shown_with_anchors_and_without_anybody_elses_html(
     assert str(tmp_path) not in missing.text
     text.write_text(
         "# Runbook\n\n## late-batch-scoring\n\n<script>alert(1)</script>\n\n"
-        "[a](javascript:alert) [b](operate.md) [c](#publish)\n\n## `publish`: What now?\n\n## publish\n"
+        "[a](javascript:alert) [b](operate.md) [c](#publish)\n\n"
+        "## `publish`: What now?\n\n## publish\n"
     )
     shown = Words(client.get("/lumos/runbook").text)
     ids = [attrs["id"] for tag, attrs in shown.tags if tag in ("h1", "h2")]

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,11 @@ from lumos.settings import Settings
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-# What is usual is the median of so many entries; weekly tables need as many weeks.
+# What is usual is the median of so many entries, for which some more days are read.
 USUAL_ENTRIES = 28
 # As :mod:`lumos.experiment.declaration` has it where a declaration does not say.
 _SRM_ALPHA = 0.001
-_LEDGER_DAYS, _WEEKS_DAYS, _ACTIVE_DAYS = 7 * USUAL_ENTRIES, 56, 7
+_LEDGER_DAYS, _WEEKS_DAYS, _ACTIVE_DAYS = 35, 56, 7
 
 
 @dataclass(frozen=True)
@@ -121,34 +122,71 @@ def read(settings: Settings, folder: str) -> Lake:
     def at(table: str) -> str:
         return uri(settings, folder, table)
 
-    return Lake(
-        ledger=_part("ledger", lambda: entries(at("ledger"), days=_LEDGER_DAYS)),
-        quality=_part("verdicts on quality", lambda: _quality(at("ledger"))),
-        monitor=_part("metrics", lambda: _monitor(at("metrics"))),
-        looks=_part("looks at experiments", lambda: _looks(at("looks"), at("experiments"))),
-        publication=_part("manifests", lambda: _publication(at("manifests"))),
-        alerts=_part("alerts", lambda: _alerts(f"{settings.lake}/alerts")),
+    told = _together(
+        ledger=("ledger", lambda: _ledger(at("ledger"))),
+        monitor=("metrics", lambda: _monitor(at("metrics"))),
+        looks=("looks at experiments", lambda: _looks(at("looks"), at("experiments"))),
+        publication=("manifests", lambda: _publication(at("manifests"))),
+        alerts=("alerts", lambda: _alerts(f"{settings.lake}/alerts")),
     )
+    ledger = told.pop("ledger")
+    written, judged = ledger.value if ledger.value is not None else (None, None)
+    return Lake(ledger=Part(written, ledger.trouble), quality=Part(judged, ledger.trouble), **told)
 
 
-def entries(table_uri: str, *, days: int, table: str | None = None) -> tuple[Entry, ...]:
-    """Entries of the ledger's last days, by table and date; ``table``: of it alone."""
+def entries(table_uri: str, *, table: str, days: int) -> tuple[Entry, ...]:
+    """Entries of a table in the ledger's last days, oldest first."""
+    return tuple(_entry(row) for row in _entered(table_uri, days, table=table))
+
+
+def _ledger(table_uri: str) -> tuple[tuple[Entry, ...], Quality | None]:
+    """Entries by table and date, and the newest verdict on quality, in one reading."""
+    rows = _entered(table_uri, _LEDGER_DAYS, "report")
+    judged = [row for row in rows if row["table"] == "quality"]
+    return tuple(map(_entry, rows)), _quality(judged[-1]) if judged else None
+
+
+def _entered(table_uri: str, days: int, *more: str, **where: str) -> list[dict[str, Any]]:
     newest = _newest(table_uri, "max.business_date")
     if newest is None:
-        return ()
-    chosen: dict[str, Any] = {"business_date": (newest - dt.timedelta(days=days), newest)}
-    if table is not None:
-        chosen["table"] = table
+        return []
     rows = delta.read(
         table_uri,
-        columns=["table", "business_date", "version", "rows", "verdict"],
-        where=delta.predicate(**chosen),
+        columns=["table", "business_date", "version", "rows", "verdict", *more],
+        where=delta.predicate(
+            business_date=(newest - dt.timedelta(days=days - 1), newest), **where
+        ),
     )
-    found = [
-        Entry(row["table"], row["business_date"], row["version"], row["rows"], row["verdict"])
-        for row in _rows(rows)
-    ]
-    return tuple(sorted(found, key=lambda entry: (entry.table, entry.date)))
+    return sorted(_rows(rows), key=lambda row: (row["table"], row["business_date"]))
+
+
+def _entry(row: Mapping[str, Any]) -> Entry:
+    return Entry(row["table"], row["business_date"], row["version"], row["rows"], row["verdict"])
+
+
+def _quality(row: Mapping[str, Any]) -> Quality:
+    details = json.loads(row["report"]).get("details", {})
+    return Quality(
+        row["business_date"],
+        row["verdict"],
+        *(tuple(map(str, details.get(name, ()))) for name in ("critical", "warnings")),
+    )
+
+
+def _together(**jobs: tuple[str, Callable[[], Any]]) -> dict[str, Part[Any]]:
+    """Read all parts at once: each waits for the store, not for a core."""
+    found: dict[str, Part[Any]] = {}
+
+    def into(name: str) -> None:
+        found[name] = _part(*jobs[name])
+
+    # Daemons, unlike an executor's threads, do not keep a server from ending.
+    threads = [threading.Thread(target=into, args=(name,), daemon=True) for name in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
 
 
 def _part(what: str, read_it: Callable[[], T]) -> Part[T]:
@@ -177,28 +215,6 @@ def _newest(table_uri: str, statistic: str, **partition: str) -> dt.date | None:
         return None
     newest: dt.date | None = pc.max(pc.cast(actions[statistic], pa.date32())).as_py()
     return newest
-
-
-def _quality(ledger_uri: str) -> Quality | None:
-    newest = _newest(ledger_uri, "max.business_date")
-    if newest is None:
-        return None
-    rows = delta.read(
-        ledger_uri,
-        columns=["business_date", "verdict", "report"],
-        where=delta.predicate(
-            table="quality", business_date=(newest - dt.timedelta(days=USUAL_ENTRIES), newest)
-        ),
-    )
-    found = max(_rows(rows), key=lambda row: row["business_date"], default=None)
-    if found is None:
-        return None
-    details = json.loads(found["report"]).get("details", {})
-    return Quality(
-        found["business_date"],
-        found["verdict"],
-        *(tuple(map(str, details.get(name, ()))) for name in ("critical", "warnings")),
-    )
 
 
 def _monitor(metrics_uri: str) -> tuple[Metric, ...]:

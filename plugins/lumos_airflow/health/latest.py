@@ -1,4 +1,4 @@
-"""A value that costs time to make: made once for all who ask, kept for a while, never waited for long.
+"""A value that costs time to make: once for all who ask, kept a while, never waited for long.
 
 What cannot be made is a named trouble beside the last value that could; the reason goes to the
 log, for it may name paths and hosts that a page must not.
@@ -31,7 +31,8 @@ class Latest(Generic[T]):
     Args:
         what: Its name at the beginning of a sentence, such as ``The lake``.
         make: Gives a new value, in a thread of its own.
-        fresh_seconds: For so long it is not made again, nor tried again after a fault.
+        fresh_seconds: So old it may be without waiting for a new one, a fault as well. When half
+            of that has passed, a new one is made beside whoever asks.
         wait_seconds: How long one who asks waits for a new one.
         stale_seconds: Up to this age the last one does while the next is being made.
     """
@@ -58,12 +59,13 @@ class Latest(Generic[T]):
         """The value, made anew if it is too old and that does not take too long."""
         with self._lock:
             now = time.monotonic()
-            if now - self._tried < self._fresh:
-                return Reading(self._value, self._at, self._trouble)
-            if self._flight is None:
+            age = now - self._tried
+            if age >= self._fresh / 2 and self._flight is None:
                 self._flight, self._began = threading.Event(), now
                 # A daemon: a store that never answers must not keep the server from ending.
                 threading.Thread(target=self._fly, args=(self._flight,), daemon=True).start()
+            if age < self._fresh or self._flight is None:
+                return Reading(self._value, self._at, self._trouble)
             flight, left = self._flight, self._began + self._wait - now
         landed = flight.wait(max(0.0, left))
         with self._lock:

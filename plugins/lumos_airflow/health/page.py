@@ -141,13 +141,17 @@ def pages() -> FastAPI:
 
     @app.get("/runbook")
     def show_runbook(user: GetUserDep) -> Response:
-        found = runbook.render(runbook.RUNBOOK)
-        if found is None:
-            raise HTTPException(404, "docs/runbook.md is not part of this installation")
-        html, sections = found
-        return _html("runbook.html.j2", {"html": html, "sections": sections, "root": "../"})
+        return _runbook()
 
     return app
+
+
+def _runbook() -> Response:
+    found = runbook.render(runbook.RUNBOOK)
+    if found is None:
+        raise HTTPException(404, "docs/runbook.md is not part of this installation")
+    html, sections = found
+    return _html("runbook.html.j2", {"html": html, "sections": sections, "root": "../"})
 
 
 def _history(board: Board, request: Request, table: str, recipe: str | None, form: str) -> Response:
@@ -164,7 +168,7 @@ def _history(board: Board, request: Request, table: str, recipe: str | None, for
     if fact is None:
         raise HTTPException(404, "no such table")
     uri = lake.uri(Settings.from_environment(), board.folder(found.recipe), "ledger")
-    rows = lake.entries(uri, days=_TABLE_DAYS, table=table)
+    rows = lake.entries(uri, table=table, days=_TABLE_DAYS)
     if _wants_json(request, form):
         told = [{**vars(row), "date": row.date.isoformat()} for row in rows]
         content = {"recipe": found.recipe, "table": table, "status": fact.status, "entries": told}
