@@ -1,4 +1,4 @@
-"""The health page behind Airflow's real login: who may read and act, and what it says of trouble."""
+"""The health page behind Airflow's real login: who may read and act, what it says of trouble."""
 
 import datetime as dt
 import json

@@ -100,38 +100,7 @@ def pages() -> FastAPI:
             )
         return _html("health.html.j2", {"health": found, "may_act": may_act, "root": "../"})
 
-    @app.post(
-        "/health/retry",
-        dependencies=[
-            Depends(from_our_own_page),
-            Depends(requires_access_dag("PUT", DagAccessEntity.TASK_INSTANCE)),
-            Depends(action_logging("lumos_health_retry")),
-        ],
-    )
-    def retry(
-        request: Request,
-        dag_id: str,
-        run_id: str,
-        task_id: str,
-        dag_bag: DagBagDep,
-        session: SessionDep,
-        user: GetUserDep,
-    ) -> Response:
-        """Clear a failed task and what follows it, as Airflow's own button does."""
-        if dag_id not in DAGS:
-            raise HTTPException(404, "no such task")
-        body = ClearTaskInstancesBody(
-            dag_run_id=run_id,
-            task_ids=[task_id],
-            dry_run=False,
-            only_failed=True,
-            include_downstream=True,
-        )
-        cleared = post_clear_task_instances(dag_id, dag_bag, body, session, user)
-        app.state.board.forget()
-        if _wants_json(request):
-            return JSONResponse({"cleared": cleared.total_entries}, headers=_HEADERS)
-        return RedirectResponse("../health", status_code=303, headers=_HEADERS)
+    _let_operators_act(app)
 
     @app.get("/health/tables/{table}", dependencies=[Depends(may_read)])
     def history(

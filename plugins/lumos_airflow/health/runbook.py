@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -28,7 +29,7 @@ def render(path: Path = RUNBOOK) -> tuple[str, tuple[tuple[str, str], ...]] | No
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(path.read_text(encoding="utf-8"))
     sections, seen = [], Counter[str]()
-    for opened, inline in zip(tokens, tokens[1:], strict=False):
+    for opened, inline in pairwise(tokens):
         if opened.type == "heading_open":
             text = "".join(
                 t.content for t in inline.children or () if not t.type.endswith("e_html")
