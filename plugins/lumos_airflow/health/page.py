@@ -119,6 +119,43 @@ def pages() -> FastAPI:
     return app
 
 
+def _let_operators_act(app: FastAPI) -> None:
+    """The one address that changes something."""
+
+    @app.post(
+        "/health/retry",
+        dependencies=[
+            Depends(from_our_own_page),
+            Depends(requires_access_dag("PUT", DagAccessEntity.TASK_INSTANCE)),
+            Depends(action_logging("lumos_health_retry")),
+        ],
+    )
+    def retry(
+        request: Request,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        dag_bag: DagBagDep,
+        session: SessionDep,
+        user: GetUserDep,
+    ) -> Response:
+        """Clear a failed task and what follows it, as Airflow's own button does."""
+        if dag_id not in DAGS:
+            raise HTTPException(404, "no such task")
+        body = ClearTaskInstancesBody(
+            dag_run_id=run_id,
+            task_ids=[task_id],
+            dry_run=False,
+            only_failed=True,
+            include_downstream=True,
+        )
+        cleared = post_clear_task_instances(dag_id, dag_bag, body, session, user)
+        app.state.board.forget()
+        if _wants_json(request):
+            return JSONResponse({"cleared": cleared.total_entries}, headers=_HEADERS)
+        return RedirectResponse("../health", status_code=303, headers=_HEADERS)
+
+
 def _history(board: Board, request: Request, table: str, recipe: str | None, form: str) -> Response:
     """A table's entries, newest first; 404 for whatever the ledger does not know."""
     if not re.fullmatch(_TABLE, table):
