@@ -35,7 +35,7 @@ def write(
     recipe: Recipe,
     name: str,
     rows: Sequence[Mapping[str, Any]],
-    **where: str | dt.date,
+    **where: Any,  # noqa: ANN401 - columns
 ) -> None:
     """Put rows into a contract table, in one commit, in the place of those that match."""
     declared = tables(recipe)[name]
@@ -49,7 +49,12 @@ def write(
     )
 
 
-def ledger_row(table: str, date: dt.date, rows: int, **but: object) -> dict[str, Any]:
+def ledger_row(
+    table: str,
+    date: dt.date,
+    rows: int,
+    **but: Any,  # noqa: ANN401 - columns
+) -> dict[str, Any]:
     """An entry of the ledger; ``details`` go into its report."""
     details = but.pop("details", {})
     report = {"verb": "any", "recipe": "any", "date": str(date), "details": details}

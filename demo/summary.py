@@ -114,7 +114,7 @@ def show(told: Told, said: Mapping[str, Any], console: Console) -> None:
         console.print(f"Report with plots: [bold]{report.report['details']['path']}[/bold]")
         shown = f"without a picture: {told.picture}" if told.picture else "its picture is in there"
         console.print(
-            f"Health page: [bold]/lumos/health[/bold] of Airflow while `make up` runs; {shown}",
+            f"Health page: [bold]/lumos/health[/bold] of the UI that `make up` starts; {shown}",
             soft_wrap=True,
         )
     console.print(

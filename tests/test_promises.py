@@ -14,6 +14,8 @@ from lumos.tables import Table, table_uri, tables
 from tests.conftest import World, enter
 from tests.gym.gym_world.raw import NUM_DAYS_TO_BUSINESS_DATE
 
+# The first to ask pays for a whole chain of verbs.
+pytestmark = pytest.mark.timeout(600)
 CHAIN = (
     "aggregate",
     "sequences",

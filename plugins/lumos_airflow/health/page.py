@@ -100,6 +100,28 @@ def pages() -> FastAPI:
             )
         return _html("health.html.j2", {"health": found, "may_act": may_act, "root": "../"})
 
+    _let_operators_act(app)
+
+    @app.get("/health/tables/{table}", dependencies=[Depends(may_read)])
+    def history(
+        request: Request, table: str, recipe: str | None = None, format: str = ""
+    ) -> Response:
+        return _history(app.state.board, request, table, recipe, format)
+
+    @app.get("/runbook")
+    def show_runbook(user: GetUserDep) -> Response:
+        found = runbook.render(runbook.RUNBOOK)
+        if found is None:
+            raise HTTPException(404, "docs/runbook.md is not part of this installation")
+        html, sections = found
+        return _html("runbook.html.j2", {"html": html, "sections": sections, "root": "../"})
+
+    return app
+
+
+def _let_operators_act(app: FastAPI) -> None:
+    """The one address that changes something."""
+
     @app.post(
         "/health/retry",
         dependencies=[
@@ -132,26 +154,6 @@ def pages() -> FastAPI:
         if _wants_json(request):
             return JSONResponse({"cleared": cleared.total_entries}, headers=_HEADERS)
         return RedirectResponse("../health", status_code=303, headers=_HEADERS)
-
-    @app.get("/health/tables/{table}", dependencies=[Depends(may_read)])
-    def history(
-        request: Request, table: str, recipe: str | None = None, format: str = ""
-    ) -> Response:
-        return _history(app.state.board, request, table, recipe, format)
-
-    @app.get("/runbook")
-    def show_runbook(user: GetUserDep) -> Response:
-        return _runbook()
-
-    return app
-
-
-def _runbook() -> Response:
-    found = runbook.render(runbook.RUNBOOK)
-    if found is None:
-        raise HTTPException(404, "docs/runbook.md is not part of this installation")
-    html, sections = found
-    return _html("runbook.html.j2", {"html": html, "sections": sections, "root": "../"})
 
 
 def _history(board: Board, request: Request, table: str, recipe: str | None, form: str) -> Response:
