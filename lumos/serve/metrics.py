@@ -18,7 +18,7 @@ class Metric:
     name: str
     value: float | None
     segment: str = "all"
-    verdict: Literal["ok", "warning", "critical", "info"] = "info"
+    verdict: Literal["ok", "warning", "critical", "unknown", "info"] = "info"
     message: str = ""
 
 
