@@ -198,7 +198,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "monitor": Verb(
         "lumos.study.monitor_page:monitor",
-        "is the date unusual? freshness, volume, schema, drift, matured forecasts (critical: exit 3)",
+        "is the date unusual? freshness, volume, schema, drift, matured forecasts (or exit 3)",
         (Flag("of", _half, None, "tables or forecasts (default: both)"),),
     ),
     "review": Verb(

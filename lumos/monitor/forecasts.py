@@ -23,7 +23,7 @@ from lumos.accio.users import Users
 from lumos.config import Recipe, Task
 from lumos.dates import day_number
 from lumos.delta import open_table, predicate
-from lumos.monitor.history import FEWEST_DAYS, Limits
+from lumos.monitor.history import Limits
 from lumos.monitor.names import FORECASTS
 from lumos.monitor.words import compared, drifts, unknown
 from lumos.serve.accuracy import Floats, auc, calibration_error, relative_loss
@@ -31,7 +31,7 @@ from lumos.serve.baselines import Recency
 from lumos.serve.features import Examples, History
 from lumos.serve.inputs import Inputs, pin
 from lumos.serve.manifest import LIVE, Manifest, read_manifests
-from lumos.serve.metrics import Metric
+from lumos.serve.metrics import Metric, Verdict
 from lumos.serve.sample import sample
 from lumos.serve.segments import groupings
 from lumos.tables import table_uri
@@ -107,7 +107,7 @@ class ForecastMonitors:
             return unknown(name, segment, f"nothing published by {date} is live")
         behind = (date - newest).days
         valid = self._live[newest].valid_until
-        verdict = "ok" if behind == 0 else "warning" if date < valid else "critical"
+        verdict: Verdict = "ok" if behind == 0 else "warning" if date < valid else "critical"
         message = (
             f"{segment}: the newest live publication on {date} is that of {newest}, valid until "
             f"{valid}."

@@ -7,6 +7,7 @@ bins. Histograms of several days or parts are merged by adding them; no row is n
 Shape suffixes: N values.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -35,7 +36,7 @@ def least_of(number: int) -> float:
     """The size at which a bin begins; infinite for missing values."""
     if number in (ZERO, MISSING):
         return 0.0 if number == ZERO else float("inf")
-    size = 2.0 ** ((abs(number) - 1) / _PER_OCTAVE + _SMALLEST_OCTAVE)
+    size = math.pow(2, (abs(number) - 1) / _PER_OCTAVE + _SMALLEST_OCTAVE)
     return size if number > 0 else -size
 
 

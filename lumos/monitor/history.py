@@ -18,8 +18,6 @@ _FEWEST_OF_A_WEEKDAY = 4
 _WARNING_SPREADS, _CRITICAL_SPREADS = 5.0, 10.0
 _MAD_TO_SIGMA = 1.4826
 
-Verdict = Literal["ok", "warning", "critical", "unknown"]
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -49,7 +47,7 @@ class Usual:
         warning = max(_WARNING_SPREADS * self.spread, limits.warning)
         return warning, max(_CRITICAL_SPREADS * self.spread, limits.critical, warning)
 
-    def verdict(self, value: float, limits: Limits) -> Verdict:
+    def verdict(self, value: float, limits: Limits) -> Literal["ok", "warning", "critical"]:
         """Never milder for a value that is further out on the same side."""
         away = {
             "above": value - self.centre,

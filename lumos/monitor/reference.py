@@ -169,9 +169,7 @@ def _kept(request: Request, versions: Mapping[dt.date, int]) -> dict[dt.date, Da
     return {day: columns for day, columns in found.items() if wanted <= set(columns)}
 
 
-def _keep(
-    request: Request, made: Mapping[dt.date, Day], versions: Mapping[dt.date, int]
-) -> None:
+def _keep(request: Request, made: Mapping[dt.date, Day], versions: Mapping[dt.date, int]) -> None:
     if not made:
         return
     table = tables(request.recipe)["histograms"]

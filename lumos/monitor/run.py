@@ -6,7 +6,7 @@ the mornings would have given.
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,10 @@ from lumos.verbs import Report, Request, TableWritten
 log = logging.getLogger(__name__)
 
 JOB = "monitor"
-_MONITORS = {TABLES: TableMonitors, FORECASTS: ForecastMonitors}
+_MONITORS: Mapping[str, type[TableMonitors] | type[ForecastMonitors]] = {
+    TABLES: TableMonitors,
+    FORECASTS: ForecastMonitors,
+}
 _NAMED = ("critical", "warning", "unknown")
 
 
@@ -79,9 +82,7 @@ def run_half(request: Request, name: str) -> Half:
         report,
         inputs=inputs,
         verdict=ledger.REFUSED if is_critical else ledger.READY,
-        tables_written=(
-            TableWritten(table=entered, version=written.version, rows=written.rows),
-        ),
+        tables_written=(TableWritten(table=entered, version=written.version, rows=written.rows),),
     )
     return Half(name, report)
 
@@ -108,7 +109,7 @@ def findings(found: Sequence[Metric]) -> list[dict[str, Any]]:
 
 
 def _done_before(request: Request, table: str, inputs: dict[str, int | str]) -> Report | None:
-    """The report of an earlier run on the same inputs, also of one that found something critical."""
+    """The report of an earlier run on the same inputs, also of one that was refused."""
     entry = ledger.find(request.settings, request.recipe, table, request.date)
     if request.force or entry is None:
         return None

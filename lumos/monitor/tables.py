@@ -12,7 +12,7 @@ from lumos.monitor.history import FEWEST_DAYS, Limits
 from lumos.monitor.names import TABLES
 from lumos.monitor.reference import Reference, reference, sources
 from lumos.monitor.words import compared, drifts, unknown
-from lumos.serve.metrics import Metric
+from lumos.serve.metrics import Metric, Verdict
 from lumos.tables import table_uri
 from lumos.verbs import Request
 
@@ -74,7 +74,9 @@ class TableMonitors:
             why = f"{date} has rows, and {len(past)} days before it tell too little of gaps"
             return unknown("freshness", "activity", why)
         most = max((_behind(known, day) for day in past), default=0)
-        verdict = "ok" if behind <= most else "warning" if behind == most + 1 else "critical"
+        verdict: Verdict = (
+            "ok" if behind <= most else "warning" if behind == most + 1 else "critical"
+        )
         message = (
             f"activity: the newest day with a row lies {behind} days before {date}; on "
             f"{len(past)} days before, it was at most {most}."
@@ -102,7 +104,7 @@ class TableMonitors:
         if reached is None or len(usual) < FEWEST_DAYS:
             return unknown("freshness", name, f"{len(usual)} mornings before {date} knew one")
         least = min(min(usual), request.recipe.horizon_days)
-        verdict = "ok" if reached >= least else "warning"
+        verdict: Verdict = "ok" if reached >= least else "warning"
         message = (
             f"{name}: the calendar known on {date} reaches {reached} days ahead; on the "
             f"{len(usual)} mornings before at least {min(usual)}, and forecasts need "
@@ -171,7 +173,7 @@ class TableMonitors:
         if not said:
             message = f"{segment}: all {len(ours)} columns are those of {before.business_date}."
             return Metric("schema", 0.0, segment, "ok", message)
-        verdict = "critical" if needed & {*lost, *other} else "warning"
+        verdict: Verdict = "critical" if needed & {*lost, *other} else "warning"
         look = "Look at the platform's release notes, and at `raw` in the recipe"
         message = f"{segment}: since {before.business_date} {'; '.join(said)}. {look}."
         return Metric("schema", float(len(said)), segment, verdict, message)

@@ -106,7 +106,5 @@ def drifts(
             of_day = measure(histogram, +others)
             if of_day is not None:
                 history[day] = of_day
-        found.append(
-            compared(name, segment, value, history, date=date, limits=limits, look=look)
-        )
+        found.append(compared(name, segment, value, history, date=date, limits=limits, look=look))
     return found

@@ -120,9 +120,7 @@ def _columns(request: Request, rows: list[Row]) -> list[tuple[str, str]]:
     ]
 
 
-def _drawn(
-    segment: str, days: Mapping[dt.date, Histogram], date: dt.date
-) -> tuple[str, str]:
+def _drawn(segment: str, days: Mapping[dt.date, Histogram], date: dt.date) -> tuple[str, str]:
     today = days.get(date, {})
     before = merged(histogram for day, histogram in days.items() if day < date)
     labels = {number: _label(number) for number in {*today, *before}}

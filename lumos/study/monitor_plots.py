@@ -12,9 +12,7 @@ from lumos.study.plots import COLOURS, SERIES, drawing
 _MOST_TICKS = 6
 
 
-def histograms(
-    name: str, today: Histogram, before: Histogram, labels: Mapping[int, str]
-) -> str:
+def histograms(name: str, today: Histogram, before: Histogram, labels: Mapping[int, str]) -> str:
     """A column's values on the date (bars) and on the days before it (line), as shares.
 
     Bins that nobody is in, on neither, are left out between those that somebody is in.
