@@ -33,6 +33,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -78,6 +79,12 @@ class World:
             options={**defaults, **options},
         )
 
+    @cached_property
+    def raw_schema(self) -> dict[str, dict[str, str]]:
+        """As `aggregate` notes it."""
+        sources = find_sources(self.settings, self.recipe, LAST_DAY)
+        return {name: dict(source.types) for name, source in sources.items()}
+
     @property
     def uri(self) -> str:
         """Of `activity`."""
@@ -103,9 +110,7 @@ def enter(at: World, date: dt.date, whole: ledger.Entry, version: int) -> None:
     request = at.request("aggregate", date)
     others = [t for t in whole.report.tables if t.table != "activity"]
     written = (TableWritten(table="activity", version=version, rows=1), *others)
-    sources = find_sources(at.settings, at.recipe, date)
-    schemas = {name: dict(source.types) for name, source in sources.items()}
-    report = request.report(tables=written, details={"raw_schema": schemas})
+    report = request.report(tables=written, details={"raw_schema": at.raw_schema})
     ledger.record(request, report, inputs={"replayed": version})
 
 

@@ -27,6 +27,10 @@
   recipe has no stores. Red: what a store serves stays as it is; a retry goes on where it was. *The
   gate refused*: what was read back differs; look at the store's memory and eviction, then trigger
   the date with *Do it again* ticked.
+* `monitor`, *the gate refused*: nothing that is published is valid any more, scores are not spread
+  as they were, or what was published lately came true less than before, or less than by a plain
+  baseline. The log names each, and the page below `$LUMOS_HOME/reports/RECIPE/monitor/DATE` shows
+  it over the weeks, with a link to what to do. What is published stays as it is.
 * `shadow`, skipped: the recipe promotes without shadow days, or there is no challenger beside the
   champion. Red, it disturbs nobody: Pacman reads nothing of it.
 * `promote`, *the gate refused*: the challenger was worse on the days it forecast as a shadow, and
@@ -95,6 +99,8 @@ with DAG(
         jobs.verb("export", hours=4, pre_execute=skip_without_stores),
         released,
     )
+    # Whatever became of `publish`: refused or skipped, earlier forecasts mature all the same.
+    publish >> jobs.verb("monitor", options={"of": "forecasts"}, hours=2, trigger_rule="all_done")
     # Beside publishing, not before it: Pacman waits for the one and not for the other.
     chain(
         score,

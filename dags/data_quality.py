@@ -1,5 +1,7 @@
 """The full suite on a day's tables; its verdict gates scoring and publishing.
 
+`monitor` compares the day with those before it. It gates nothing: drift is for people.
+
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
@@ -14,6 +16,10 @@
   `metrics` has every result. Nothing is published for the date until this task is green: mend
   the data, run `daily_aggregation` again, then clear from `wait_activity`.
 * `validate`, green with warnings: published, but look at the metrics before the trend grows.
+* `monitor`, *the gate refused*: rows are late or far fewer than usual, a raw column is gone, or a
+  column's values are not what they were. The log names each; the page below
+  `$LUMOS_HOME/reports/RECIPE/monitor/DATE` shows it beside the days before, with a link to what to
+  do. Scoring goes on meanwhile: `validate` alone decides about that.
 """
 
 from airflow.sdk import DAG
@@ -32,4 +38,9 @@ with DAG(
     tags=["lumos", "daily", "spark"],
     doc_md=__doc__,
 ):
-    jobs.wait("activity") >> jobs.verb("validate", writes=("metrics",))
+    # Beside the suite, not after it: a day that is refused is the very one to look at, and both are
+    # leaves, so that neither hides that the other is red.
+    jobs.wait("activity") >> [
+        jobs.verb("validate", writes=("metrics",)),
+        jobs.verb("monitor", options={"of": "tables"}, writes=("histograms",), hours=1),
+    ]
