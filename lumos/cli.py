@@ -74,6 +74,13 @@ def _platform(text: str) -> str:
     return text
 
 
+def _half(text: str) -> str:
+    if text not in ("tables", "forecasts"):
+        msg = f"{text!r} is neither tables nor forecasts; leave it out for both"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
 _DAYS = Flag(
     "days", _whole(1, 5000), None, "how many days, ending with --date (default: the recipe's)"
 )
@@ -188,6 +195,11 @@ VERBS: Mapping[str, Verb] = {
             Flag("experiment", str, None, "its name in the recipe (default: every one declared)"),
             Flag("replays", _whole(200, 100_000), 2000, "splits an experiment"),
         ),
+    ),
+    "monitor": Verb(
+        "lumos.study.monitor_page:monitor",
+        "is the date unusual? freshness, volume, schema, drift, matured forecasts (or exit 3)",
+        (Flag("of", _half, None, "tables or forecasts (default: both)"),),
     ),
     "review": Verb(
         "lumos.study.experiment_page:review",

@@ -174,7 +174,9 @@ def count_between(uri: str, column: str, first: dt.date, last: dt.date) -> int:
     return int(pc.sum(actions.filter(inside)["num_records"]).as_py() or 0)
 
 
-def predicate(**values: str | int | dt.date | tuple[dt.date, dt.date] | list[str]) -> str:
+def predicate(
+    **values: str | int | dt.date | tuple[dt.date, dt.date] | list[str] | list[dt.date],
+) -> str:
     """``column = value`` joined by AND; a pair of dates is a closed range, a list any of its items.
 
     Quotes are escaped.

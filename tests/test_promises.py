@@ -51,8 +51,8 @@ def contents(world: World, *, ignore: Mapping[str, set[str]] | None = None) -> d
     return found
 
 
-# Written when somebody asks: test_shadow.py and test_what_if.py promise the same of them.
-OCCASIONAL = {"shadows", "what_ifs"}
+# Written when somebody asks: test_shadow.py, test_what_if.py and tests/monitor promise the same.
+OCCASIONAL = {"shadows", "what_ifs", "histograms"}
 
 
 def daily_tables(world: World) -> dict[str, Table]:

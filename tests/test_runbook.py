@@ -15,6 +15,7 @@ from lumos_airflow.alerts import names
 
 from lumos import codes
 from lumos.cli import parser
+from lumos.monitor.names import MONITORS, runbook_link
 from lumos.recipes import load
 from lumos.serve.gate import Measures, verdicts
 from lumos.serve.rolls import Compared
@@ -73,6 +74,10 @@ def test_every_dated_dag_that_can_be_late_has_its_section(bag):
 
 def test_every_alert_has_its_section():
     assert set(names()) - set(sections()) == set()
+
+
+def test_every_monitor_has_its_section():
+    assert {runbook_link(name).partition("#")[2] for name in MONITORS} - set(sections()) == set()
 
 
 def test_every_exit_code_is_explained():

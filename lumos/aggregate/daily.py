@@ -271,5 +271,7 @@ def _report(plan: Plan, rows: Rows, versions: Mapping[str, int]) -> Report:
             "rejected": dict(sorted(reasons.items())),
             "empty_days": len(empty),
             "last_empty_days": empty[-10:],
+            # `monitor` compares what each date's run saw.
+            "raw_schema": {name: dict(source.types) for name, source in plan.sources.items()},
         },
     )

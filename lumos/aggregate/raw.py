@@ -52,6 +52,8 @@ class Source:
         header: Columns of a CSV file, in the file's order.
         digest: Changes when a file that this run can see changes.
         num_rows: About how many rows those files have.
+        types: All its columns as they lie there, also those that nobody declared, and their
+            types; those of a CSV file are what was declared of them, else text.
     """
 
     table: RawTable
@@ -59,6 +61,7 @@ class Source:
     header: tuple[str, ...]
     digest: str
     num_rows: int
+    types: Mapping[str, str]
 
 
 def find_sources(settings: Settings, recipe: Recipe, last_day: dt.date) -> dict[str, Source]:
@@ -98,7 +101,7 @@ def _delta_source(table: RawTable, uri: str, last_day: dt.date) -> Source:
     ]
     lines = [f"{row['path']} {row['size_bytes']}" for row in seen]
     num_rows = sum(row["num_records"] or row["size_bytes"] // _BYTES_A_ROW for row in seen)
-    return Source(table, uri, (), _digest(lines), num_rows)
+    return Source(table, uri, (), _digest(lines), num_rows, types)
 
 
 def _spelled(kind: object) -> str:
@@ -135,7 +138,7 @@ def _file_source(table: RawTable, uri: str, last_day: dt.date) -> Source:
         f"{PurePosixPath(info.path).relative_to(path)} {info.size} {info.mtime_ns}" for info in seen
     ]
     num_rows = sum(info.size for info in seen) // _BYTES_A_ROW
-    return Source(table, uri, header, _digest(lines), num_rows)
+    return Source(table, uri, header, _digest(lines), num_rows, types)
 
 
 def _is_data(path: str, root: str) -> bool:

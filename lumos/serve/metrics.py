@@ -10,6 +10,8 @@ from lumos.delta import predicate, replace
 from lumos.tables import table_uri, tables
 from lumos.verbs import Request, TableWritten
 
+Verdict = Literal["ok", "warning", "critical", "unknown", "info"]
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -18,7 +20,7 @@ class Metric:
     name: str
     value: float | None
     segment: str = "all"
-    verdict: Literal["ok", "warning", "critical", "info"] = "info"
+    verdict: Verdict = "info"
     message: str = ""
 
 

@@ -26,8 +26,8 @@ from lumos_airflow.operators.scratch import PrepareScratchOperator, ReleaseScrat
 
 # Those that compute with torch; all others run on Databricks.
 _ON_EC2 = ("train", "evaluate", "score", "shadow", "embed")
-# Its pages lie on this host's disk, from which Airflow's server shows them.
-_HERE = ("review",)
+# Their pages lie on this host's disk, from which Airflow's server shows them.
+_HERE = ("review", "monitor")
 _LOCAL = {"score": LocalScoreOperator, "review": LocalReviewOperator}
 _SPARK = ("aggregate", "sequences", "validate", "assign", "measure", "replay")
 _FORCE = {"force": "{{ params.force }}"}

@@ -1,7 +1,9 @@
-"""Experiment pages on Airflow's own server, behind its login, for who may see ``ab_metrics``.
+"""Pages of experiments and of monitors on Airflow's own server, behind its login.
 
-Nothing but ``index.html`` below ``$LUMOS_HOME/reports/RECIPE/experiments`` is served, and a page
-may run no script and fetch nothing: what a table holds must not act in the session of a reader.
+Experiments are for who may see the DAG ``ab_metrics``, monitors for who may see ``data_quality``.
+Nothing but ``index.html`` below ``experiments`` and ``monitor`` of ``$LUMOS_HOME/reports/RECIPE``
+is served, and a page may run no script and fetch nothing: what a table holds must not act in the
+session of a reader.
 """
 
 import re
@@ -29,16 +31,21 @@ def reports() -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        dependencies=[Depends(requires_access_dag("GET", param_dag_id="ab_metrics"))],
     )
+    of_experiments = [Depends(requires_access_dag("GET", param_dag_id="ab_metrics"))]
+    of_monitors = [Depends(requires_access_dag("GET", param_dag_id="data_quality"))]
 
-    @app.get("/{recipe}/experiments/index.html")
+    @app.get("/{recipe}/experiments/index.html", dependencies=of_experiments)
     def index(recipe: str) -> HTMLResponse:
         return _page((recipe, _NAME), ("experiments", _NAME))
 
-    @app.get("/{recipe}/experiments/{experiment}/{date}/index.html")
+    @app.get("/{recipe}/experiments/{experiment}/{date}/index.html", dependencies=of_experiments)
     def experiment(recipe: str, experiment: str, date: str) -> HTMLResponse:
         return _page((recipe, _NAME), ("experiments", _NAME), (experiment, _NAME), (date, _DATE))
+
+    @app.get("/{recipe}/monitor/{date}/index.html", dependencies=of_monitors)
+    def monitor(recipe: str, date: str) -> HTMLResponse:
+        return _page((recipe, _NAME), ("monitor", _NAME), (date, _DATE))
 
     return app
 
@@ -51,4 +58,4 @@ def _page(*parts: tuple[str, str]) -> HTMLResponse:
         # Resolved, so that a link cannot lead out of the folder either.
         if path.is_relative_to(root) and path.is_file():
             return HTMLResponse(path.read_bytes(), headers=_HEADERS)
-    raise HTTPException(404, "no such page; lumos review writes them")
+    raise HTTPException(404, "no such page; lumos review and lumos monitor write them")
