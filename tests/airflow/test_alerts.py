@@ -273,7 +273,7 @@ def test_text_of_others_stays_text(sink):
 
 @given(st.text(alphabet="<>&ab \n", max_size=7000))
 def test_slack_and_mail_take_any_text_of_any_length(text):
-    found = alert(message=text, recipe=text[:80], run_id=text)
+    found = alert(message=text, recipe=text[:80], run_id=text, task_id=f"a\n{text}")
     for block in slack.blocks(found):
         for part in (block.get("text"), *block.get("fields", ())):
             if part and "|What to do>" not in part["text"]:
