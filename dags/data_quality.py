@@ -17,8 +17,8 @@
   the data, run `daily_aggregation` again, then clear from `wait_activity`.
 * `validate`, green with warnings: published, but look at the metrics before the trend grows.
 * `monitor`, *the gate refused*: rows are late or far fewer than usual, a raw column is gone, or a
-  column's values are not what they were. The log names each; the page below
-  `$LUMOS_HOME/reports/RECIPE/monitor/DATE` shows it beside the days before, with a link to what to
+  column's values are not what they were. The log names each; the button *Monitors* opens the page
+  that shows it beside the days before, with a link to what to
   do. Scoring goes on meanwhile: `validate` alone decides about that.
 """
 

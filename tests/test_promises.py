@@ -22,6 +22,7 @@ CHAIN = (
     "promote",
     "score",
     "publish",
+    "monitor",
     "embed",
     "assign",
     "measure",

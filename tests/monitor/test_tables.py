@@ -3,10 +3,11 @@
 import datetime as dt
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from lumos import ledger
-from lumos.delta import read
+from lumos.delta import read, replace
 from lumos.monitor import MONITORS
 from lumos.tables import table_uri
 from lumos.verbs import BadInput, GateRefused
@@ -21,6 +22,13 @@ def doubled(rows):
 
 def replant(world, change, day=DATE, **entered):
     enter_day(world, day, write_day(world, day, change), **entered)
+
+
+def forget_days_before(world, first):
+    """As if the ledger had begun on that day."""
+    uri = table_uri(world.settings, GYM, "ledger")
+    rows = read(uri)
+    replace(uri, rows.filter(pc.greater_equal(rows["business_date"], first)), where=None)
 
 
 def histograms(world):
@@ -97,10 +105,7 @@ def test_columns_that_come_go_or_change_are_told_apart(gym):
 
 
 def test_too_little_history_is_unknown_and_never_ok(gym):
-    for entry in ledger.entries(gym.settings, GYM, "activity"):
-        if entry.business_date < DATE - 5 * DAY:
-            request = gym.request("aggregate", date=entry.business_date)
-            ledger.record(request, entry.report, inputs={}, verdict=ledger.REFUSED)
+    forget_days_before(gym, DATE - 5 * DAY)
     report = gym.run("monitor", of="tables")
     verdicts = {name: row["verdict"] for (name, _), row in metrics(gym).items()}
     assert verdicts["drift_psi"] == verdicts["drift_ks"] == verdicts["volume"] == "unknown"
@@ -110,7 +115,7 @@ def test_too_little_history_is_unknown_and_never_ok(gym):
 
 
 def test_days_that_quality_refused_are_no_reference(gym):
-    bad = [DATE - n * DAY for n in range(1, 13)]
+    bad = [DATE - n * DAY for n in range(1, 8)]
     for day in bad:
         replant(gym, doubled, day)
     enter_day(gym, DATE, write_day(gym, DATE))
@@ -124,7 +129,7 @@ def test_days_that_quality_refused_are_no_reference(gym):
             tables_written=(ledger.TableWritten(table="quality", version=0, rows=0),),
         )  # fmt: skip
     gym.run("monitor", of="tables")
-    assert metrics(gym)["drift_psi", "activity.minutes"]["value"] < usual * 0.8
+    assert metrics(gym)["drift_psi", "activity.minutes"]["value"] < usual * 0.9
 
 
 def test_a_rerun_does_nothing_and_a_forced_one_the_same(gym):
@@ -136,7 +141,7 @@ def test_a_rerun_does_nothing_and_a_forced_one_the_same(gym):
 
 
 def test_a_backfill_gives_the_same_rows_in_any_order(gym, tmp_path):
-    dates = [DATE - n * DAY for n in range(4)]
+    dates = [DATE - n * DAY for n in range(3)]
     other = gym.copy(tmp_path / "other")
     for date in reversed(dates):
         gym.run("monitor", of="tables", date=date)
