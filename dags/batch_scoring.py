@@ -29,8 +29,8 @@
   the date with *Do it again* ticked.
 * `monitor`, *the gate refused*: nothing that is published is valid any more, scores are not spread
   as they were, or what was published lately came true less than before, or less than by a plain
-  baseline. The log names each, and the page below `$LUMOS_HOME/reports/RECIPE/monitor/DATE` shows
-  it over the weeks, with a link to what to do. What is published stays as it is.
+  baseline. The log names each; the button *Monitors* opens the page that shows it over the weeks,
+  with a link to what to do. What is published stays as it is.
 * `shadow`, skipped: the recipe promotes without shadow days, or there is no challenger beside the
   champion. Red, it disturbs nobody: Pacman reads nothing of it.
 * `promote`, *the gate refused*: the challenger was worse on the days it forecast as a shadow, and

@@ -18,8 +18,8 @@
 * `validate`, green with warnings: published, but look at the metrics before the trend grows.
 * `monitor`, *the gate refused*: rows are late or far fewer than usual, a raw column is gone, or a
   column's values are not what they were. The log names each; the button *Monitors* opens the page
-  that shows it beside the days before, with a link to what to
-  do. Scoring goes on meanwhile: `validate` alone decides about that.
+  that shows it beside the days before, with a link to what to do. Scoring goes on meanwhile:
+  `validate` alone decides about that.
 """
 
 from airflow.sdk import DAG

@@ -73,6 +73,11 @@ def test_an_empty_day_has_no_drift_rather_than_none(values):
         assert measure(count(values), {}) is None
 
 
+def test_a_few_missing_values_count_as_drift_where_there_were_none():
+    whole = np.arange(1.0, 1001.0)
+    assert stability(count(np.where(whole > 950, np.nan, whole)), count(whole)) > 0.1
+
+
 def test_missing_values_count_as_drift():
     whole = np.arange(1.0, 101.0)
     holed = np.where(np.arange(100) % 2 == 0, np.nan, whole)

@@ -11,7 +11,7 @@ from lumos.delta import read, replace
 from lumos.monitor import MONITORS
 from lumos.tables import table_uri
 from lumos.verbs import BadInput, GateRefused
-from tests.monitor.lake import DATE, GYM, RAW, enter_day, metrics, write_day
+from tests.monitor.lake import DATE, FIRST, GYM, RAW, enter_day, metrics, write_day
 
 DAY = dt.timedelta(days=1)
 
@@ -158,6 +158,20 @@ def test_what_happens_later_changes_nothing(gym):
         replant(gym, doubled, DATE - n * DAY)
     gym.run("monitor", of="tables", date=DATE - 3 * DAY, force=True)
     assert metrics(gym, DATE - 3 * DAY) == before
+
+
+def test_a_day_that_was_written_again_is_counted_again(gym):
+    gym.run("monitor", of="tables")
+    replant(gym, doubled)
+    with pytest.raises(GateRefused, match=r"activity\.minutes"):
+        gym.run("monitor", of="tables")
+
+
+def test_a_load_that_came_later_tells_nothing_of_the_days_before(gym):
+    early = FIRST + 20 * DAY
+    enter_day(gym, early, _version(gym))
+    gym.run("monitor", of="tables", date=early)
+    assert metrics(gym, early)["volume", "activity"]["verdict"] == "unknown"
 
 
 def test_a_date_that_was_not_aggregated_is_bad_input(gym):
