@@ -31,6 +31,7 @@ CHAIN = (
 )
 # What a forced rerun commits again under a new Delta version, and so may name another one.
 NAMES_VERSIONS = {
+    "histograms": {"source_version"},
     "ledger": {"version", "inputs", "fingerprint", "report"},
     "manifests": {"scores_version", "inputs"},
 }

@@ -8,10 +8,11 @@ import pytest
 
 from lumos import ledger
 from lumos.delta import read, replace
-from lumos.monitor import MONITORS
+from lumos.monitor import MONITORS, runbook_link
 from lumos.tables import table_uri
 from lumos.verbs import BadInput, GateRefused
 from tests.monitor.lake import DATE, FIRST, GYM, RAW, enter_day, metrics, write_day
+from tests.study.html import Page
 
 DAY = dt.timedelta(days=1)
 
@@ -190,11 +191,15 @@ def test_the_page_shows_both_halves_and_escapes_what_tables_hold(gym):
     report = gym.run("monitor", of="forecasts")
     page = (gym.home / "reports/gym/monitor" / DATE.isoformat() / "index.html").read_text()
     assert report.details["page"].endswith(f"reports/gym/monitor/{DATE}/index.html")
+    read_as_a_browser = Page(page)
+    assert read_as_a_browser.unlabelled_figures == 0
+    assert len(set(read_as_a_browser.ids)) == len(read_as_a_browser.ids)
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert 'href="/lumos/runbook#monitor-drift-psi"' in page
     assert 'aria-label="activity.minutes: share of active users' in page
     assert "activity.spend: share of active users" not in page
+    assert set(read_as_a_browser.links) >= {runbook_link(name) for name in MONITORS}
     assert {name for name, _ in metrics(gym)} <= set(MONITORS)
     assert {"drift_psi", "matured_auc"} <= {name for name, _ in metrics(gym)}
     assert np.isfinite(metrics(gym)["drift_psi", "activity.minutes"]["value"])
