@@ -27,6 +27,10 @@
   recipe has no stores. Red: what a store serves stays as it is; a retry goes on where it was. *The
   gate refused*: what was read back differs; look at the store's memory and eviction, then trigger
   the date with *Do it again* ticked.
+* `monitor`, *the gate refused*: nothing that is published is valid any more, scores are not spread
+  as they were, or what was published lately came true less than before, or less than by a plain
+  baseline. The log names each; the button *Monitors* opens the page that shows it over the weeks,
+  with a link to what to do. What is published stays as it is.
 * `shadow`, skipped: the recipe promotes without shadow days, or there is no challenger beside the
   champion. Red, it disturbs nobody: Pacman reads nothing of it.
 * `promote`, *the gate refused*: the challenger was worse on the days it forecast as a shadow, and

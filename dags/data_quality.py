@@ -14,6 +14,10 @@
   `metrics` has every result. Nothing is published for the date until this task is green: mend
   the data, run `daily_aggregation` again, then clear from `wait_activity`.
 * `validate`, green with warnings: published, but look at the metrics before the trend grows.
+* `monitor`, *the gate refused*: rows are late or far fewer than usual, a raw column is gone, or a
+  column's values are not what they were. The log names each; the button *Monitors* opens the page
+  that shows it beside the days before, with a link to what to do. Scoring goes on meanwhile:
+  `validate` alone decides about that.
 """
 
 from airflow.sdk import DAG

@@ -52,9 +52,6 @@ def _groups(reference: Histogram, numbers: set[int]) -> Mapping[int, int]:
         inside += reference.get(number, 0)
         if inside >= least:
             group, inside = group + 1, 0.0
-    if not inside and group:
-        # Nothing of the reference lies beyond the last full bin: what does is counted in it.
-        found = {number: min(g, group - 1) for number, g in found.items()}
     return {**found, MISSING: max(found.values(), default=-1) + 1}
 
 

@@ -9,7 +9,7 @@ date is looked at, so that the order in which dates are monitored changes nothin
 import datetime as dt
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,31 +62,42 @@ class Reference:
         return [day for day in known if started and day >= started]
 
 
-def sources(request: Request) -> dict[dt.date, int]:
-    """The date and the days before it that count, and at which version of `activity`.
-
-    Days that the quality gate refused are left out.
+def ready_entries(request: Request) -> list[ledger.Entry]:
+    """What the ledger says of `activity` on ready days up to the date, oldest first.
 
     Raises:
         BadInput: The date has not been aggregated.
     """
     settings, recipe, date = request.settings, request.recipe, request.date
-    remedy = f"Run `lumos aggregate --date {date}` first."
-    own = ledger.require(settings, recipe, _ACTIVITY, date, remedy=remedy)
     ready = [
         entry
         for entry in ledger.entries(settings, recipe, _ACTIVITY)
         if entry.verdict == ledger.READY and entry.business_date <= date
     ]
+    if not ready or ready[-1].business_date != date:
+        remedy = f"Run `lumos aggregate --date {date}` first."
+        ledger.require(settings, recipe, _ACTIVITY, date, remedy=remedy)
+    return ready
+
+
+def sources(request: Request, ready: Sequence[ledger.Entry]) -> dict[dt.date, int]:
+    """The date and the days before it that count, and at which version of `activity`.
+
+    Days that the quality gate refused are left out.
+
+    Args:
+        request: For its date.
+        ready: From :func:`ready_entries`.
+    """
     refused = {
         entry.business_date
-        for entry in ledger.entries(settings, recipe, "quality")
+        for entry in ledger.entries(request.settings, request.recipe, "quality")
         if entry.verdict == ledger.REFUSED
     }
     version_of = {entry.business_date: entry.version for entry in ready}
-    found = {date: own.version}
+    found = {request.date: version_of[request.date]}
     for back in range(1, NUM_DAYS + 1):
-        day = date - dt.timedelta(days=back)
+        day = request.date - dt.timedelta(days=back)
         covering = (e.version for e in ready if e.first_day <= day <= e.business_date)
         version = version_of.get(day, next(covering, None))
         if version is not None and day not in refused:

@@ -6,28 +6,26 @@ the mornings would have given.
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from lumos import ledger
 from lumos.delta import predicate, replace
-from lumos.monitor.forecasts import ForecastMonitors
-from lumos.monitor.names import FORECASTS, OF, TABLES
-from lumos.monitor.tables import TableMonitors
+from lumos.monitor.names import OF, TABLES
 from lumos.serve.metrics import Metric
 from lumos.tables import table_uri, tables
 from lumos.verbs import Report, Request, TableWritten
 
+if TYPE_CHECKING:
+    from lumos.monitor.forecasts import ForecastMonitors
+    from lumos.monitor.tables import TableMonitors
+
 log = logging.getLogger(__name__)
 
 JOB = "monitor"
-_MONITORS: Mapping[str, type[TableMonitors] | type[ForecastMonitors]] = {
-    TABLES: TableMonitors,
-    FORECASTS: ForecastMonitors,
-}
 _NAMED = ("critical", "warning", "unknown")
 
 
@@ -63,7 +61,7 @@ def run_half(request: Request, name: str) -> Half:
         BadInput: ``tables``: the date has not been aggregated.
     """
     asked = Request.model_validate({**dict(request), "options": {"of": name}})
-    monitors = _MONITORS[name](asked)
+    monitors = _monitors(asked, name)
     inputs, entered = monitors.inputs, f"monitor_{name}"
     known = _done_before(asked, entered, inputs)
     if known is not None:
@@ -85,6 +83,17 @@ def run_half(request: Request, name: str) -> Half:
         tables_written=(TableWritten(table=entered, version=written.version, rows=written.rows),),
     )
     return Half(name, report)
+
+
+def _monitors(request: Request, name: str) -> "TableMonitors | ForecastMonitors":
+    # Each when it is needed: what judges forecasts costs seconds to import.
+    if name == TABLES:
+        from lumos.monitor.tables import TableMonitors
+
+        return TableMonitors(request)
+    from lumos.monitor.forecasts import ForecastMonitors
+
+    return ForecastMonitors(request)
 
 
 def counts(found: Sequence[Metric]) -> dict[str, float]:

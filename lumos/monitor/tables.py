@@ -10,7 +10,7 @@ from lumos.delta import open_table, read
 from lumos.monitor.histograms import MISSING
 from lumos.monitor.history import FEWEST_DAYS, Limits
 from lumos.monitor.names import TABLES
-from lumos.monitor.reference import Reference, reference, sources
+from lumos.monitor.reference import Reference, ready_entries, reference, sources
 from lumos.monitor.words import compared, drifts, unknown
 from lumos.serve.metrics import Metric, Verdict
 from lumos.tables import table_uri
@@ -35,15 +35,14 @@ class TableMonitors:
             BadInput: The date has not been aggregated.
         """
         self._request = request
-        self._versions = sources(request)
-        self._entries = {
-            name: ledger.entries(request.settings, request.recipe, name) for name in _CONTRACT
-        }
+        ready = ready_entries(request)
+        self._versions = sources(request, ready)
+        self._now, self._before = ready[-1], ready[-2] if len(ready) > 1 else None
 
     @property
     def inputs(self) -> dict[str, int | str]:
         """What the ledger compares a rerun by."""
-        before = self._before("activity")
+        before = self._before
         return {
             "activity": self._versions[self._request.date],
             "compared": " ".join(f"{day}@{version}" for day, version in self._versions.items()),
@@ -87,9 +86,10 @@ class TableMonitors:
     def _calendar(self) -> Metric:
         """How far the calendar reaches, against what it reached on the mornings before."""
         request, name = self._request, "event_context"
-        entry = self._at(name)
+        version = _version(self._now, name)
         uri = table_uri(request.settings, request.recipe, name)
-        rows = read(uri, version=entry.version, columns=["day", "known_on"]) if entry else None
+        is_there = version is not None
+        rows = read(uri, version=version, columns=["day", "known_on"]) if is_there else None
         if rows is None or not rows.num_rows:
             return unknown("freshness", name, f"there is none for {request.date}")
         date, mornings = request.date, range(1, 29)
@@ -129,8 +129,8 @@ class TableMonitors:
 
     def _schema(self) -> Iterator[Metric]:
         """Columns and types of the date's tables against the previous ready date's."""
-        now, before = self._at("activity"), self._before("activity")
-        ours = now.report.details.get("raw_schema") if now else None
+        before = self._before
+        ours = self._now.report.details.get("raw_schema")
         theirs = before.report.details.get("raw_schema") if before else None
         declared = {table.name: set(table.columns) for table in self._request.recipe.raw}
         for name, needed in declared.items():
@@ -140,12 +140,13 @@ class TableMonitors:
         for name in _CONTRACT:
             if name == "event_context" and not self._request.recipe.events:
                 continue
-            columns = [self._columns(name, self._at(name)), self._columns(name, self._before(name))]
-            yield self._changed(name, columns[0], columns[1], set(columns[1] or ()))
+            was = self._columns(name, before)
+            yield self._changed(name, self._columns(name, self._now), was, set(was or ()))
 
     def _columns(self, name: str, entry: ledger.Entry | None) -> Mapping[str, str] | None:
         uri = table_uri(self._request.settings, self._request.recipe, name)
-        table = open_table(uri, entry.version) if entry else None
+        version = _version(entry, name) if entry else None
+        table = open_table(uri, version) if version is not None else None
         if table is None:
             return None
         return {f.name: str(getattr(f.type, "type", f.type)) for f in table.schema().fields}
@@ -157,7 +158,7 @@ class TableMonitors:
         theirs: Mapping[str, str] | None,
         needed: set[str],
     ) -> Metric:
-        date, before = self._request.date, self._before("activity")
+        date, before = self._request.date, self._before
         if ours is None or theirs is None:
             whose = date if ours is None else before.business_date if before else "any day before"
             return unknown("schema", segment, f"no columns are recorded for {whose}")
@@ -198,24 +199,10 @@ class TableMonitors:
                 look=_LOOK_DRIFT,
             )
 
-    def _at(self, name: str) -> ledger.Entry | None:
-        return next(
-            (
-                entry
-                for entry in self._entries[name]
-                if entry.business_date == self._request.date and entry.verdict == ledger.READY
-            ),
-            None,
-        )
 
-    def _before(self, name: str) -> ledger.Entry | None:
-        """The entry of the previous ready date."""
-        earlier = [
-            entry
-            for entry in self._entries[name]
-            if entry.business_date < self._request.date and entry.verdict == ledger.READY
-        ]
-        return earlier[-1] if earlier else None
+def _version(entry: ledger.Entry, name: str) -> int | None:
+    """The version of a table that `aggregate` left with an entry of `activity`."""
+    return next((t.version for t in entry.report.tables if t.table == name), None)
 
 
 def _behind(known: Reference, date: dt.date) -> int:

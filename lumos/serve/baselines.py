@@ -8,8 +8,8 @@ every evaluation: a baseline kept from last month would be an easier one.
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import lightgbm
 import numpy as np
 
 from lumos.config import Recipe, Task
@@ -17,6 +17,9 @@ from lumos.serve.accuracy import Floats
 from lumos.serve.features import Examples
 from lumos.serve.logistic import fit_logistic, log_odds, sigmoid
 from lumos.tasks import ask, task_columns
+
+if TYPE_CHECKING:
+    import lightgbm
 
 _WINDOW = 56  # days of history that the recency baseline looks at
 _RIDGE = 0.01  # only guards against a singular matrix
@@ -83,7 +86,7 @@ class LightGbm:
     """Gradient-boosted trees on :class:`~lumos.serve.features.Examples`, one model a task."""
 
     recipe: Recipe
-    models: Mapping[str, lightgbm.Booster | float]
+    models: "Mapping[str, lightgbm.Booster | float]"
 
     @classmethod
     def fit(cls, recipe: Recipe, train: Examples) -> "LightGbm":
@@ -109,7 +112,10 @@ class LightGbm:
         return forecasts
 
 
-def _boost(task: Task, train: Examples) -> lightgbm.Booster | float:
+def _boost(task: Task, train: Examples) -> "lightgbm.Booster | float":
+    # Not before it is needed: it costs seconds, and the recency baseline does without.
+    import lightgbm
+
     train = train.known(task)
     outcome = train.outcomes[task.name]
     if outcome.min() == outcome.max():

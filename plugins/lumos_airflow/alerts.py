@@ -55,6 +55,7 @@ _SCORES = "Pacman: no scores of this date; it goes on with the last publication 
 _MORNING = Effect(CRITICAL, _SCORES)
 _SHADOW = Effect(WARNING, "the comparison with the challenger; nobody who reads scores")
 _MACHINES = Effect(WARNING, "nobody; a machine or its scratch folder may be left and cost money")
+_MONITOR = Effect(WARNING, "nobody yet: data or forecasts are not what they were")
 _VECTORS = Effect(WARNING, "readers of embeddings, profiles and cohorts: those of the day before")
 _EXPERIMENTS = Effect(WARNING, "readers of experiments: the effects and pages of the day before")
 _REPLAYS = Effect(WARNING, "readers of experiments: whether p-values can be believed is unknown")
@@ -66,6 +67,7 @@ EFFECTS: Mapping[tuple[str, str], Effect] = {
     ("daily_aggregation", "sequences"): _MORNING,
     ("data_quality", "wait_activity"): _MORNING,
     ("data_quality", "validate"): _MORNING,
+    ("data_quality", MONITOR): _MONITOR,
     ("batch_scoring", "wait_sequences"): _MORNING,
     ("batch_scoring", "wait_quality"): _MORNING,
     ("batch_scoring", "prepare_machine"): _MORNING,
@@ -77,6 +79,7 @@ EFFECTS: Mapping[tuple[str, str], Effect] = {
     ),
     ("batch_scoring", "shadow"): _SHADOW,
     ("batch_scoring", "promote"): _SHADOW,
+    ("batch_scoring", MONITOR): _MONITOR,
     ("batch_scoring", "release_machine"): _MACHINES,
     ("embedding", "wait_sequences"): _VECTORS,
     ("embedding", "prepare_machine"): _VECTORS,

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from lumos.cloud import read_cloud
 from lumos.settings import Settings
 from lumos_airflow.operators.local import (
+    LocalMonitorOperator,
     LocalReviewOperator,
     LocalScoreOperator,
     LocalTrainOperator,
@@ -28,7 +29,11 @@ from lumos_airflow.operators.scratch import PrepareScratchOperator, ReleaseScrat
 _ON_EC2 = ("train", "evaluate", "score", "shadow", "embed")
 # Their pages lie on this host's disk, from which Airflow's server shows them.
 _HERE = ("review", "monitor")
-_LOCAL = {"score": LocalScoreOperator, "review": LocalReviewOperator}
+_LOCAL = {
+    "score": LocalScoreOperator,
+    "review": LocalReviewOperator,
+    "monitor": LocalMonitorOperator,
+}
 _SPARK = ("aggregate", "sequences", "validate", "assign", "measure", "replay")
 _FORCE = {"force": "{{ params.force }}"}
 _SCRATCH = "{{ ti.xcom_pull(task_ids='prepare_machine') }}"

@@ -79,7 +79,7 @@ def test_outlets_name_every_table_that_the_daily_path_writes(dags):
     assert outlets >= {
         *("activity", "event_context", "users", "sequences", "metrics", "model"),
         *("evaluations", "forecasts", "scores", "manifests", "exposures", "outcomes", "effects"),
-        *("embeddings", "profiles", "cohorts"),
+        *("embeddings", "profiles", "cohorts", "histograms"),
     }
 
 
@@ -115,6 +115,19 @@ def test_scoring_pins_the_version_once_and_publishes_without_waiting_for_the_sha
     assert "task_ids='resolve'" in dag.get_task("score").options["model"]
     assert dag.get_task("publish").upstream_task_ids == {"score"}
     assert dag.get_task("shadow").upstream_task_ids == {"score"}
+
+
+def test_monitors_delay_nobody_and_hide_no_failure(dags):
+    quality, scoring = dags["data_quality"], dags["batch_scoring"]
+    tables = quality.get_task("monitor")
+    assert (tables.verb, tables.options) == ("monitor", {"of": "tables"})
+    # Leaves both, so that a refused day is red though its monitors are green.
+    assert {task.task_id for task in quality.leaves} == {"validate", "monitor"}
+    forecasts = scoring.get_task("monitor")
+    assert (forecasts.verb, forecasts.options) == ("monitor", {"of": "forecasts"})
+    assert forecasts.upstream_task_ids == {"publish"}
+    assert forecasts.trigger_rule == "all_done"
+    assert forecasts.downstream_task_ids == set()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Experiment pages behind Airflow's real login, and the button that leads to them."""
+"""Pages behind Airflow's real login, and the buttons that lead to them."""
 
 import os
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from lumos_airflow.links.experiment import ExperimentPageLink
 
 PAGES = "/lumos/reports/gym/experiments"
 PAGE = f"{PAGES}/towels/2024-05-10/index.html"
+MONITOR = "/lumos/reports/gym/monitor/2024-05-10/index.html"
 # What the login and the right to a DAG look into; all tables would take ten times as long.
 NEEDED = ("revoked_token", "dag", "dag_bundle", "dag_bundle_team", "team")
 
@@ -42,6 +43,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("experiments/index.html", "all of them"),
         ("experiments/towels/2024-05-10/index.html", "the page"),
         ("experiments/towels/2024-05-10/secret.txt", "secret"),
+        ("monitor/2024-05-10/index.html", "what is unusual"),
+        ("monitor/index.html", "secret"),
         ("2024-05-10/index.html", "secret: the daily report"),
         ("index.html", "secret"),
     ):
@@ -73,13 +76,15 @@ def test_who_has_not_logged_in_sees_no_page(app, home):
         assert answer.status_code == 401
         assert "page" not in answer.text
         assert "all of them" not in answer.text
+    assert visitor(app).get(MONITOR).status_code == 401
     forged = visitor(app)
     forged.cookies.set("_token", "e30.e30.e30")
     assert forged.get(PAGE).status_code in (401, 403)
 
 
 def test_who_may_not_see_the_dag_sees_no_page(app, home):
-    assert visitor(app, role="").get(PAGE).status_code == 403
+    for page in (PAGE, f"{PAGES}/index.html", MONITOR):
+        assert visitor(app, role="").get(page).status_code == 403
 
 
 def test_who_may_see_the_dag_sees_the_page_and_it_can_run_nothing(app, home):
@@ -92,6 +97,9 @@ def test_who_may_see_the_dag_sees_the_page_and_it_can_run_nothing(app, home):
     assert "default-src 'none'" in policy
     assert "script-src" not in policy
     assert client.get(f"{PAGES}/index.html").text == "all of them"
+    monitor = client.get(MONITOR)
+    assert (monitor.status_code, monitor.text) == (200, "what is unusual")
+    assert monitor.headers["content-security-policy"] == policy
 
 
 @pytest.mark.parametrize(
@@ -102,6 +110,9 @@ def test_who_may_see_the_dag_sees_the_page_and_it_can_run_nothing(app, home):
         f"{PAGES}/towels/2024-05-10/",
         "/lumos/reports/gym/2024-05-10/index.html",
         "/lumos/reports/gym/index.html",
+        "/lumos/reports/gym/monitor/index.html",
+        "/lumos/reports/gym/monitor/2024-05-11/index.html",
+        "/lumos/reports/gym/monitor/..%2f2024-05-10/index.html",
         "/lumos/reports/Gym/experiments/index.html",
         f"{PAGES}/linked/2024-05-10/index.html",
         f"{PAGES}/towels/today/index.html",
@@ -114,7 +125,7 @@ def test_who_may_see_the_dag_sees_the_page_and_it_can_run_nothing(app, home):
         "/lumos/reports/openapi.json",
     ],
 )
-def test_nothing_but_pages_of_experiments_is_served(app, home, path):
+def test_nothing_but_pages_of_experiments_and_monitors_is_served(app, home, path):
     answer = visitor(app, role="admin").get(path)
     assert answer.status_code == 404
     assert "secret" not in answer.text
@@ -145,7 +156,16 @@ def test_the_button_stands_on_the_task_review_and_on_no_other():
     assert jobs.verb("measure").operator_extra_links == ()
 
 
+def test_the_button_on_the_task_monitor_leads_to_its_page(app, home):
+    task = jobs.verb("monitor", options={"of": "tables"})
+    task.recipe, task.date = "gym_world.recipe:recipe", "2024-05-10"
+    (link,) = task.operator_extra_links
+    address = link.get_link(task, ti_key=SimpleNamespace())
+    assert visitor(app, role="viewer").get(address).text == "what is unusual"
+
+
 def test_pages_are_written_where_they_are_served_in_the_cloud_too(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "is_cloud", lambda: True)
     assert type(jobs.verb("review")).__name__ == "LocalReviewOperator"
+    assert type(jobs.verb("monitor")).__name__ == "LocalMonitorOperator"
     assert os.environ.get("LUMOS_PLATFORM", "local") == "local"

@@ -15,13 +15,18 @@ class ExperimentPageLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ANN401 - Airflow's own
         """Address on the server that shows the UI, by whatever name the browser knows that."""
-        # Not at parse: recipes import numpy.
-        from airflow.sdk.configuration import conf
-
-        from lumos.recipes import load
-
-        below = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
-        folder = f"{below}{REPORTS}/{load(operator.recipe).name}/experiments"
+        folder = f"{reports_of(operator.recipe)}/experiments"
         experiment = operator.options.get("experiment")
         page = f"{experiment}/{operator.date}/" if experiment else ""
         return f"{folder}/{page}index.html"
+
+
+def reports_of(recipe: str) -> str:
+    """Where the server has a recipe's pages, by whatever name the browser knows the server."""
+    # Not at parse: recipes import numpy.
+    from airflow.sdk.configuration import conf
+
+    from lumos.recipes import load
+
+    below = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
+    return f"{below}{REPORTS}/{load(recipe).name}"

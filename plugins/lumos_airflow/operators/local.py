@@ -11,6 +11,7 @@ from airflow.sdk import Context
 
 from lumos.host.process import Command, child_environment, die_with_supervisor
 from lumos_airflow.links.experiment import ExperimentPageLink
+from lumos_airflow.links.monitor import MonitorPageLink
 from lumos_airflow.operators.verb import VerbOperator
 
 
@@ -78,6 +79,12 @@ class LocalReviewOperator(LocalVerbOperator):
     """``lumos review`` where Airflow is, whose server shows the page."""
 
     operator_extra_links = (ExperimentPageLink(),)
+
+
+class LocalMonitorOperator(LocalVerbOperator):
+    """``lumos monitor`` where Airflow is, whose server shows the page."""
+
+    operator_extra_links = (MonitorPageLink(),)
 
 
 def _torchrun(processes: int) -> list[str]:
