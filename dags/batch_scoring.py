@@ -101,6 +101,8 @@ with DAG(
         jobs.verb("export", hours=4, pre_execute=skip_without_stores),
         released,
     )
+    # Whatever became of `publish`: refused or skipped, earlier forecasts mature all the same.
+    publish >> jobs.verb("monitor", options={"of": "forecasts"}, hours=2, trigger_rule="all_done")
     # Beside publishing, not before it: Pacman waits for the one and not for the other.
     chain(
         score,

@@ -1,5 +1,7 @@
 """The full suite on a day's tables; its verdict gates scoring and publishing.
 
+`monitor` compares the day with those before it. It gates nothing: drift is for people.
+
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
@@ -38,4 +40,9 @@ with DAG(
     tags=["lumos", "daily", "spark"],
     doc_md=__doc__,
 ):
-    jobs.wait("activity") >> jobs.verb("validate", writes=("metrics",))
+    # Beside the suite, not after it: a day that is refused is the very one to look at, and both are
+    # leaves, so that neither hides that the other is red.
+    jobs.wait("activity") >> [
+        jobs.verb("validate", writes=("metrics",)),
+        jobs.verb("monitor", options={"of": "tables"}, writes=("histograms",), hours=1),
+    ]

@@ -18,6 +18,8 @@ OF: Final = {
         "matured_loss_vs_baseline",
     ),
 }
+# How each half stands in the ledger.
+ENTRIES: Final = {half: f"monitor_{half}" for half in OF}
 MONITORS: Final[tuple[str, ...]] = (*OF[TABLES], *OF[FORECASTS])
 RUNBOOK: Final = "/lumos/runbook"
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lumos import ledger
 from lumos.delta import predicate, replace
-from lumos.monitor.names import OF, TABLES
+from lumos.monitor.names import ENTRIES, OF, TABLES
 from lumos.serve.metrics import Metric
 from lumos.tables import table_uri, tables
 from lumos.verbs import Report, Request, TableWritten
@@ -62,7 +62,7 @@ def run_half(request: Request, name: str) -> Half:
     """
     asked = Request.model_validate({**dict(request), "options": {"of": name}})
     monitors = _monitors(asked, name)
-    inputs, entered = monitors.inputs, f"monitor_{name}"
+    inputs, entered = monitors.inputs, ENTRIES[name]
     known = _done_before(asked, entered, inputs)
     if known is not None:
         return Half(name, known)

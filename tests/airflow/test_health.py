@@ -308,6 +308,16 @@ def test_an_open_alert_is_shown_with_whatever_columns_the_table_has(app, lake, d
     assert told["status"] == "critical"
 
 
+def test_a_red_monitor_is_told_as_drift_and_refuses_no_table(app, lake, days):
+    all_done()
+    row = made.ledger_row("monitor_tables", YESTERDAY, 5, verdict="refused")
+    made.write(lake, load(RECIPE), "ledger", [row], business_date=YESTERDAY, table="monitor_tables")
+    told = seen(app)
+    assert told["tables"]["status"] == "ok"
+    assert "monitor_tables" not in {table["name"] for table in told["tables"]["tables"]}
+    assert told["problems"] == []
+
+
 @pytest.mark.parametrize("where", ["/proc/nowhere", "s3://bucket/lake", "empty"])
 def test_a_lake_that_is_empty_or_away_is_unknown_and_all_else_is_shown(
     app, monkeypatch, where, caplog
@@ -376,6 +386,19 @@ def test_foreign_code_and_mlflow_run_in_a_process_of_their_own(lake, monkeypatch
     assert look.look("gone_world.recipe:recipe").trouble == "recipe"
     with pytest.raises(subprocess.SubprocessError):
         look.look("os:abort")
+
+
+def test_foreign_code_sees_nothing_of_airflows_own(tmp_path, monkeypatch):
+    (tmp_path / "curious.py").write_text(
+        "import json, os, pathlib\n"
+        "def recipe():\n"
+        f"    pathlib.Path({str(tmp_path / 'seen')!r}).write_text(json.dumps(dict(os.environ)))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "a secret")
+    assert look.look("curious:recipe").trouble == "recipe"
+    told = json.loads((tmp_path / "seen").read_text())
+    assert not [name for name in told if "AIRFLOW" in name]
 
 
 def test_the_server_never_loads_spark_torch_or_mlflow(tmp_path):

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from lumos.host.process import child_environment
+
 _SECONDS = 30
 
 
@@ -64,7 +66,8 @@ def look(recipe: str) -> Found:
     environment = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        **os.environ,
+        # Of the server's own keys and addresses, foreign code sees as little as in a task.
+        **child_environment(os.environ),
         # The server has Airflow's plugins folder on its path, a new process has not.
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }

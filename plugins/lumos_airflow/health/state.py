@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, get_args
 
+from lumos.monitor.names import ENTRIES
 from lumos_airflow.health import chain
 from lumos_airflow.health.facts import (
     Alert,
@@ -151,7 +152,8 @@ def _tables(
         note = "The lake is empty: no table of this recipe has been written yet."
         return Tables(status="unknown", note=note, read=known.lake.at), []
     by_table: dict[str, list[Entry]] = {}
-    for entry in ledger.value:
+    # What the monitors found has a section of its own, and refuses no table.
+    for entry in (entry for entry in ledger.value if entry.table not in ENTRIES.values()):
         by_table.setdefault(entry.table, []).append(entry)
     told = tuple(_table(name, rows, expected) for name, rows in by_table.items())
     problems = [
