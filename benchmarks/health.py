@@ -20,7 +20,6 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-# The share of false alarms (benchmarks.false_alarms) is to be joined to what main() prints.
 DAG_RUNS, REQUESTS, YEAR = 10_000, 200, 365
 # One a second: two times that the lake's snapshot grows old.
 _LIVED_SECONDS = 65
@@ -31,6 +30,7 @@ _START_SECONDS = 120
 
 def main() -> dict[str, Any]:
     """Fill, start, ask, print; returns the last line."""
+    false_alarms = cried_wolf()
     with tempfile.TemporaryDirectory(prefix="lumos-health-") as folder:
         home = Path(folder)
         os.environ |= {
@@ -47,10 +47,26 @@ def main() -> dict[str, Any]:
         sys.path.insert(0, "plugins")
         fill()
         found = ask(airflow)
+    found["false_alarms"] = false_alarms
     found["health_ok"] = found["p95_ms"] < _LIMIT_MS and found["is_right"]
     show(found)
     print(json.dumps(found))
     return found
+
+
+def cried_wolf() -> int:
+    """Critical findings of the monitors on sixty ordinary days, in a process and lake of its own.
+
+    Raises:
+        subprocess.CalledProcessError: It did not end well.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.false_alarms", "--faults-every", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return int(json.loads(done.stdout.splitlines()[-1])["false_alarms"])
 
 
 def fill() -> None:
