@@ -120,6 +120,15 @@ class Aws:
     def minute_seconds(self, seconds: float) -> None:
         self._world.minute_seconds = seconds
 
+    @property
+    def metadata_seconds(self) -> float:
+        """How long an instance's metadata service takes to answer."""
+        return self._world.metadata_seconds
+
+    @metadata_seconds.setter
+    def metadata_seconds(self, seconds: float) -> None:
+        self._world.metadata_seconds = seconds
+
     def _environment(self, caller: str) -> dict[str, str]:
         return {
             "AWS_ENDPOINT_URL": self.url,

@@ -7,6 +7,7 @@ answer several instances on one address.
 import datetime as dt
 import json
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ _ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 def answer(instance: Instance, path: str, environ: Mapping[str, Any]) -> Answer:
     """What the service says to a request from the instance."""
+    time.sleep(instance.metadata_seconds)
     options = instance.record.metadata_options
     if options.http_endpoint == "disabled":
         return 403, "text/plain", b""
@@ -70,9 +72,9 @@ def _values(instance: Instance) -> dict[str, str]:
         roles = f"{data}/iam/security-credentials"
         values |= {roles: _ROLE, f"{roles}/{_ROLE}": _credentials(instance)}
     if instance.notice is not None:
-        time = dt.datetime.fromtimestamp(instance.notice, dt.UTC).strftime(_ISO)
-        values[f"{data}/spot/instance-action"] = json.dumps({"action": "terminate", "time": time})
-        values[f"{data}/spot/termination-time"] = time
+        then = dt.datetime.fromtimestamp(instance.notice, dt.UTC).strftime(_ISO)
+        values[f"{data}/spot/instance-action"] = json.dumps({"action": "terminate", "time": then})
+        values[f"{data}/spot/termination-time"] = then
     return values
 
 

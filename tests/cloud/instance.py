@@ -71,6 +71,7 @@ class World:
     agent_seconds: float
     processes: Processes
     minute_seconds: float = 60.0
+    metadata_seconds: float = 0.0
     variables: dict[str, str] = field(default_factory=dict)
 
 
@@ -149,6 +150,11 @@ class Instance:
     def online(self) -> bool:
         """Whether its agent has reported to Systems Manager."""
         return self.state == "running" and self.has_profile and time.monotonic() >= self._online_at
+
+    @property
+    def metadata_seconds(self) -> float:
+        """How long its metadata service takes to answer."""
+        return self._world.metadata_seconds
 
     @property
     def environment(self) -> dict[str, str]:

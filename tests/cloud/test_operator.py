@@ -230,6 +230,12 @@ def test_a_spot_instance_taken_back_saves_first_and_another_one_goes_on(aws, cap
     assert "launch 0 is over (AWS took a spot instance back)" in said
 
 
+def test_a_machine_whose_metadata_is_slow_for_a_moment_still_finds_its_credentials(aws):
+    aws.metadata_seconds = 1.3  # boto3's own patience is a second
+    assert drive(verb("lines:1"), TaskInstance())["verb"] == "score"
+    assert len(aws.instances()) == 1
+
+
 def is_working(aws: Aws, instance_id: str) -> bool:
     log = aws.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="lumos/jobs/").get("Contents", ())
     bodies = (
