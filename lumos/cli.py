@@ -41,6 +41,7 @@ class Flag:
     kind: Callable[[str], Any]
     default: Any
     help: str
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,15 @@ VERBS: Mapping[str, Verb] = {
         "is the date unusual? freshness, volume, schema, drift, matured forecasts (or exit 3)",
         (Flag("of", _half, None, "tables or forecasts (default: both)"),),
     ),
+    "erase": Verb(
+        "lumos.erase.run:erase",
+        "take users out of every table, file, log and store, and prove it by a scan",
+        (
+            Flag("user", str, None, "whose; may be given again and again", is_repeated=True),
+            Flag("dry-run", bool, False, "say what there is of them, and change nothing"),
+        ),
+        needs_date=False,
+    ),
     "review": Verb(
         "lumos.study.experiment_page:review",
         "an HTML page an experiment, or an alarm that says where it is (exit 3)",
@@ -225,7 +235,11 @@ def parser() -> argparse.ArgumentParser:
                 sub.add_argument(f"--{flag.name}", action="store_true", help=flag.help)
             else:
                 sub.add_argument(
-                    f"--{flag.name}", type=flag.kind, default=flag.default, help=flag.help
+                    f"--{flag.name}",
+                    type=flag.kind,
+                    default=flag.default,
+                    help=flag.help,
+                    action="append" if flag.is_repeated else "store",
                 )
     return root
 

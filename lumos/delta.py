@@ -24,6 +24,7 @@ from deltalake.schema import Field
 from deltalake.transaction import AddAction, RemoveAction
 
 _COMMIT_ATTEMPTS = 8
+_MARK = "lumos.mark"
 
 
 def has_dictionary(field: pa.Field) -> bool:
@@ -82,13 +83,16 @@ def read(
     table = open_table(uri, version)
     if table is None:
         return None
-    found = pa.table(table.scan(columns=list(columns) if columns else None, predicate=where))
-    # delta-rs gives string views, for which pyarrow has neither filter nor join.
-    plain = [
+    return plain(pa.table(table.scan(columns=list(columns) if columns else None, predicate=where)))
+
+
+def plain(rows: pa.Table) -> pa.Table:
+    """The same rows without the string views of delta-rs, which pyarrow cannot filter or join."""
+    fields = [
         field.with_type(pa.string()) if pa.types.is_string_view(field.type) else field
-        for field in found.schema
+        for field in rows.schema
     ]
-    return found.cast(pa.schema(plain))
+    return rows.cast(pa.schema(fields))
 
 
 def data_files(table: DeltaTable) -> list[DataFile]:
@@ -134,21 +138,54 @@ def commit_files(
         The newest Delta version after the commit.
     """
     now = int(time.time() * 1000)
-    actions: list[AddAction | RemoveAction] = [
-        AddAction(
-            file.path,
-            file.size,
-            {name: str(value) for name, value in file.partition.items()},
-            now,
-            True,
-            json.dumps({"numRecords": file.num_rows}),
-        )
-        for file in files
-    ]
+    actions: list[AddAction | RemoveAction] = [_added(file, now) for file in files]
     DeltaTable(uri).create_write_transaction(
         actions, "overwrite", schema, partition_by=list(partition)
     )
     return DeltaTable(uri).version()
+
+
+def swap_files(
+    table: DeltaTable, old: Sequence[DataFile], new: Sequence[DataFile], *, mark: str
+) -> None:
+    """Put files in the place of others, in one commit that :func:`is_marked` knows again.
+
+    Args:
+        table: At its newest version.
+        old: Files of that version.
+        new: Files that lie in the table's folder.
+        mark: What the commit is for.
+
+    Raises:
+        CommitFailedError: The table has a newer version.
+    """
+    now = int(time.time() * 1000)
+    gone = [
+        RemoveAction(file.path, True, now, size=file.size, partition_values=_texts(file))
+        for file in old
+    ]
+    table.create_write_transaction(
+        [*gone, *(_added(file, now) for file in new)],
+        "append",
+        table.schema(),
+        partition_by=list(table.metadata().partition_columns),
+        commit_properties=CommitProperties(custom_metadata={_MARK: mark}, max_commit_retries=0),
+    )
+
+
+def is_marked(commit: Mapping[str, Any], mark: str) -> bool:
+    """Whether an entry of a table's history is a commit with this mark."""
+    return commit.get(_MARK) == mark
+
+
+def _added(file: DataFile, now: int) -> AddAction:
+    # No least and greatest values: they would name users in the log.
+    stats = json.dumps({"numRecords": file.num_rows})
+    return AddAction(file.path, file.size, _texts(file), now, True, stats)
+
+
+def _texts(file: DataFile) -> dict[str, str | None]:
+    return {name: str(value) for name, value in file.partition.items()}
 
 
 def add_columns(uri: str, schema: pa.Schema) -> None:

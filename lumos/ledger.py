@@ -7,7 +7,7 @@ makes reruns cheap (the same fingerprint was done already), and is what Airflow'
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 import lumos
 from lumos.config import Recipe
-from lumos.delta import predicate, read, replace
+from lumos.delta import predicate, read, replace, rewrite
 from lumos.settings import Settings
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Report, Request, TableWritten
@@ -120,18 +120,21 @@ def record(
     Called last: a run killed before it has entered nothing, and its rerun does the work again.
     """
     written = report.tables if tables_written is None else tables_written
-    rows: list[dict[str, Any]] = [
-        {
-            "table": item.table,
-            "business_date": request.date,
-            "first_day": first_day or request.date,
-            "version": item.version,
-            "rows": item.rows,
-            "verdict": verdict,
-            "inputs": json.dumps(dict(inputs), sort_keys=True),
-            "fingerprint": fingerprint(request, inputs),
-            "report": report.model_dump_json(),
-        }
+    made = fingerprint(request, inputs)
+    rows = [
+        _row(
+            Entry(
+                table=item.table,
+                business_date=request.date,
+                first_day=first_day or request.date,
+                version=item.version,
+                rows=item.rows,
+                verdict=verdict,
+                inputs=dict(inputs),
+                fingerprint=made,
+                report=report,
+            )
+        )
         for item in written
     ]
     table = tables(request.recipe)["ledger"]
@@ -143,6 +146,21 @@ def record(
             where=predicate(business_date=request.date, table=[item.table for item in written]),
         )
     return report
+
+
+def revise(settings: Settings, recipe: Recipe, change: Callable[[Entry], Entry | None]) -> None:
+    """Put ``change(entry)`` in the place of every entry, in one commit; ``None`` takes it out."""
+    table = tables(recipe)["ledger"]
+
+    def changed(rows: pa.Table) -> pa.Table | None:
+        old = [_entry(row) for row in rows.to_pylist()]
+        new = [change(entry) for entry in old]
+        if new == old:
+            return None
+        kept = [_row(entry) for entry in new if entry is not None]
+        return pa.Table.from_pylist(kept, schema=table.arrow_schema(recipe))
+
+    rewrite(table_uri(settings, recipe, "ledger"), table.arrow_schema(recipe), changed)
 
 
 def _rows(settings: Settings, recipe: Recipe, where: str) -> list[Entry]:
@@ -157,3 +175,11 @@ def _entry(row: Mapping[str, Any]) -> Entry:
     return Entry.model_validate(
         {**row, "inputs": json.loads(row["inputs"]), "report": json.loads(row["report"])}
     )
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {
+        **entry.model_dump(),
+        "inputs": json.dumps(dict(entry.inputs), sort_keys=True),
+        "report": entry.report.model_dump_json(),
+    }

@@ -1,15 +1,21 @@
 """What the rooms promise each other, checked over the whole chain of verbs."""
 
+import datetime as dt
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from lumos.delta import open_table, read
+from lumos.erase.places import places
+from lumos.erase.scan import scan
 from lumos.ledger import entries
 from lumos.recipes import load
+from lumos.serve.manifest import read_scores
 from lumos.tables import Table, table_uri, tables
 from tests.conftest import World, enter
 from tests.gym.gym_world.raw import NUM_DAYS_TO_BUSINESS_DATE
@@ -138,6 +144,37 @@ def test_the_ledger_names_versions_that_exist_and_counts_that_hold(chained: Worl
             rows = read(table_uri(chained.settings, recipe, name), version=entry.version)
             assert rows is not None
             assert rows.num_rows == entry.rows, name
+
+
+def test_an_erased_user_stays_away_and_the_next_morning_is_like_any_other(chained: World) -> None:
+    user = "m-003é"
+    _land_without(chained, user)
+    chained.run("erase", user=[user])
+
+    tomorrow = chained.date + dt.timedelta(days=1)
+    for verb in ("aggregate", "sequences", "validate", "score", "publish"):
+        report = chained.run(verb, date=tomorrow)
+        if verb == "sequences":
+            assert report.details["builder"] == "advance"
+
+    recipe = load(chained.recipe_name)
+    assert not [row for rows in contents(chained).values() for row in rows if user in row]
+    assert not any(
+        scan(table_uri(chained.settings, recipe, place.table), place, pa.array([user]))
+        for place in places(recipe)
+    )
+    assert len(read_scores(chained.settings, recipe, today=tomorrow)) > 0
+
+
+def _land_without(world: World, user: str) -> None:
+    """What the platform does before it asks for the same here."""
+    folder = Path(world.settings.lake) / "raw" / "gym"
+    for path in (folder / "purchases" / "part-0.csv", folder / "members" / "part-0.csv"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if not line.startswith(f"{user},")))
+    path = folder / "checkins" / "part-0.parquet"
+    rows = pq.read_table(path)
+    pq.write_table(rows.filter(pc.not_equal(rows["member"], user)), path)
 
 
 @pytest.mark.parametrize("variant", ["recipe_without_events"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -18,8 +19,12 @@ from lumos.cli import parser
 from lumos.monitor.names import MONITORS, runbook_link
 from lumos.recipes import load
 from lumos.serve.gate import Measures, verdicts
+from lumos.serve.manifest import read_scores
 from lumos.serve.rolls import Compared
 from lumos.settings import REPOSITORY
+from tests.conftest import enter
+from tests.serve.lake import write_lake
+from tests.serve.models import crown, register
 
 DOCS = [REPOSITORY / "docs" / name for name in ("runbook.md", "backfill.md")]
 VALUES = {
@@ -29,6 +34,7 @@ VALUES = {
     "$VERSION": "3",
     "$RECIPE": "gym",
     "$TABLE": "activity",
+    "$USER_ID": "m-003",
 }
 _LABELS = ("Means", "Affected", "Check", "Do", "Wake")
 
@@ -152,3 +158,38 @@ def test_a_corrupted_table_goes_back_by_the_runbooks_own_commands(tmp_path):
     assert len(printed) == 2
     assert f"{version} " in printed[0]
     assert read(uri).sort_by("day").equals(good)
+
+
+def test_wrong_scores_and_a_user_to_be_forgotten_are_gone_by_the_runbooks_own_commands(
+    tmp_path, monkeypatch
+):
+    world = enter(write_lake(tmp_path / "home", num_users=40), monkeypatch)
+    register(world, seed=1)
+    world.run("evaluate")
+    crown(world, "1")
+    for verb in ("score", "publish"):
+        world.run(verb)
+    user = "m-003é"
+    values = {"$DATE": str(world.date), "$USER_ID": user}
+    typed = [*blocks("rollback-of-scores"), *blocks("erase-a-user")]
+    assert [line.split()[1] for line in typed] == ["retract", "publish", "erase", "erase", "export"]
+    said = []
+    for line in typed[:-1]:  # the last one is for recipes with stores
+        for name, value in values.items():
+            line = line.replace(name, value)
+        argv = [sys.executable, "-m", *shlex.split(line)]
+        done = subprocess.run(
+            argv, check=True, capture_output=True, text=True, env=world.environment
+        )
+        said.append(json.loads(done.stdout.splitlines()[-1]))
+    assert said[0]["details"]["reason"] == "what is wrong"
+    recipe = load(world.recipe_name)
+    scores = read_scores(world.settings, recipe, today=world.date)
+    assert said[2]["details"]["rows"]["scores"] == 1  # it is published again, and then without
+    assert user not in scores["user_id"].to_pylist()
+
+
+def blocks(section: str) -> list[str]:
+    """The commands of a section, as they stand there."""
+    found = re.findall(r"```bash\n(.*?)```", sections()[section], flags=re.DOTALL)
+    return [line for block in found for line in block.splitlines()]

@@ -184,12 +184,10 @@ def published(settings: Settings, recipe: Recipe, manifest: Manifest) -> Iterato
     Raises:
         TamperedScores: At the end, or as soon as a file is gone: they are not what was published.
     """
-    uri, found = table_uri(settings, recipe, "scores"), Checksum(recipe, manifest.columns)
-    names = manifest.columns.split(",")
-    for file in files_of(uri, manifest):
-        for rows in _row_groups(uri, file, manifest, names):
-            found.add(rows)
-            yield rows
+    found = Checksum(recipe, manifest.columns)
+    for rows in rows_at(table_uri(settings, recipe, "scores"), manifest):
+        found.add(rows)
+        yield rows
     if (found.value, found.num_rows) != (manifest.checksum, manifest.num_rows):
         msg = (
             f"scores of {manifest.as_of} at version {manifest.scores_version} have "
@@ -197,6 +195,17 @@ def published(settings: Settings, recipe: Recipe, manifest: Manifest) -> Iterato
             f"{manifest.num_rows} and {manifest.checksum}; {_remedy(manifest)}"
         )
         raise TamperedScores(msg)
+
+
+def rows_at(uri: str, manifest: Manifest) -> Iterator[pa.Table]:
+    """The rows at the version that a manifest names, which nobody has checked.
+
+    Raises:
+        TamperedScores: A file or the version is gone.
+    """
+    names = manifest.columns.split(",")
+    for file in files_of(uri, manifest):
+        yield from _row_groups(uri, file, manifest, names)
 
 
 def files_of(uri: str, manifest: Manifest) -> list[DataFile]:

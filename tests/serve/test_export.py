@@ -279,6 +279,26 @@ def test_an_address_that_is_none_is_bad_input(
     assert PASSWORD not in str(refused.value)
 
 
+@every_store
+def test_an_erased_user_is_in_no_edition_and_everyone_else_is(world: World, served: Served) -> None:
+    recipe = recipe_with(served)
+    world.run("export", recipe=recipe)
+    store, expected = store_of(recipe), as_published(world, recipe)
+    gone = min(expected)
+    # Names that a careless pattern would take for one another.
+    others = ["x", f"x:{gone}", f"{gone}:x", f"{gone}*", f"{gone[:-1]}?", gone.upper()]
+    older, scores = "2024-01-01-1-0123abcd", {"score": 0.5}
+    until = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+    store.put(older, 0, [(user, scores) for user in [gone, *others]], until)
+
+    assert store.erase([gone]) == 2
+
+    assert store.get(older, [gone, *others]) == dict.fromkeys(others, scores)
+    del expected[gone]
+    assert as_consumers_read(store, [gone, *expected]) == expected
+    assert store.erase([gone, "nobody"]) == 0
+
+
 def test_without_such_a_store_it_says_which_there_are(world: World) -> None:
     with pytest.raises(BadInput, match=r"does not have any store; it has none at all"):
         world.run("export")

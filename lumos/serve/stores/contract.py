@@ -73,3 +73,6 @@ class Store(Protocol):
 
     def point(self, pointer: Pointer, expires: dt.datetime) -> None:
         """Let consumers read another edition from now on."""
+
+    def erase(self, users: Sequence[str]) -> int:
+        """Remove what there is of some users, in every edition; returns how many rows it was."""

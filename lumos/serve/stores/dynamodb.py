@@ -106,6 +106,24 @@ class DynamoDb:
         }
         self._ask(lambda: self._client.put_item(TableName=self._table, Item=item))
 
+    def erase(self, users: Sequence[str]) -> int:
+        """A user's items lie together, an edition each."""
+        return sum(map(self._erase, users))
+
+    def _erase(self, user: str) -> int:
+        pages = self._client.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression="id = :user",
+            ExpressionAttributeValues={":user": {"S": self._user(user)}},
+            ProjectionExpression="edition",
+            ConsistentRead=True,
+        )
+        editions = self._ask(lambda: [i["edition"]["S"] for page in pages for i in page["Items"]])
+        requests = [{"DeleteRequest": {"Key": self._key(self._user(user), e)}} for e in editions]
+        for chunk in _chunks(requests, _MOST_WRITTEN):
+            self._write(chunk)
+        return len(editions)
+
     def _user(self, user: str) -> str:
         return f"{self._recipe}#user#{user}"
 

@@ -91,6 +91,34 @@ class Parquet:
         except OSError as error:
             raise self._failed(error) from error
 
+    def erase(self, users: Sequence[str]) -> int:
+        """Files that hold one of them are written anew, each replaced at once."""
+        wanted, num_rows = pa.array(users, pa.string()), 0
+        try:
+            selector = fs.FileSelector(self._root, recursive=True, allow_not_found=True)
+            for info in self._system.get_file_info(selector):
+                if info.type == fs.FileType.File and "part-" in info.base_name:
+                    num_rows += self._erase(info.path, wanted)
+        except OSError as error:
+            raise self._failed(error) from error
+        return num_rows
+
+    def _erase(self, path: str, users: pa.Array) -> int:
+        try:
+            rows = pq.read_table(path, filesystem=self._system)
+        except pa.ArrowInvalid:  # a part that an export was killed at
+            self._system.delete_file(path)
+            return 0
+        theirs = pc.is_in(rows["user_id"], users)
+        found = int(pc.sum(theirs).as_py() or 0)
+        if found:
+            folder, _, name = path.rpartition("/")
+            partial = f"{folder}/.{name.removeprefix('.')}"
+            kept = rows.filter(pc.invert(theirs))
+            pq.write_table(kept, partial, filesystem=self._system, compression="zstd")
+            self._system.move(partial, path)
+        return found
+
     def _folder(self, edition: str) -> str:
         return f"{self._root}/{edition}"
 

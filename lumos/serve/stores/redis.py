@@ -87,6 +87,21 @@ class Redis:
         text = pointer.model_dump_json()
         self._ask(lambda: self._client.set(f"{self._root}:current", text, exat=expires))
 
+    def erase(self, users: Sequence[str]) -> int:
+        """By a scan a user: which editions there are, no key says."""
+        return self._ask(lambda: sum(map(self._erase, users)))
+
+    def _erase(self, user: str) -> int:
+        root = f"{self._root}:"
+        pattern = _literally(root) + "*" + _literally(f":{user}")
+        # No edition has a colon in its name; a user may.
+        keys = {
+            key
+            for key in self._client.scan_iter(pattern, count=_SCAN)
+            if key.decode().removeprefix(root).partition(":")[2] == user
+        }
+        return int(self._client.delete(*keys)) if keys else 0
+
     def _edition(self, edition: str) -> str:
         return f"{self._root}:{edition}"
 

@@ -1,0 +1,117 @@
+"""Take users out of the newest version of a table, and then every older version away.
+
+Files without them stay as they are. The others are written anew, each for itself and like it was
+(order, row groups, encodings), because readers count on that.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from lumos.accio.storage import filesystem_of, patiently
+from lumos.delta import DataFile, data_files, plain, swap_files
+from lumos.erase.places import Place
+from lumos.erase.scan import Held, is_theirs, listing
+
+log = logging.getLogger(__name__)
+
+MARK = "erase"
+_NUM_DIGITS = 20  # of a version in the name of a file in a Delta log
+
+
+def remove(uri: str, place: Place, held: Held, users: pa.Array) -> int:
+    """Commit a version without the users; returns how many rows of theirs the one before had.
+
+    Raises:
+        RuntimeError: Something else wrote to the table meanwhile.
+    """
+    table = DeltaTable(uri)
+    old = [file for file in data_files(table) if file.path in held.files]
+    if not old:
+        return 0
+    new = [_without(uri, place, file, users) for file in old]
+    try:
+        swap_files(table, old, [file for file in new if file.num_rows], mark=MARK)
+    except CommitFailedError as error:
+        msg = f"{uri} was written by something else meanwhile: let nothing run, and repeat this"
+        raise RuntimeError(msg) from error
+    return sum(held.files[file.path] for file in old)
+
+
+def forget(uri: str) -> None:
+    """Leave the newest version only: no older file, and nothing of the log that tells of one."""
+    table = DeltaTable(uri)
+    kept = table.version()
+    table.create_checkpoint()
+    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True)
+    for system, path, name in listing(f"{uri}/_delta_log"):
+        version = PurePosixPath(name).name.lstrip(".")[:_NUM_DIGITS]
+        if version.isdecimal() and len(version) == _NUM_DIGITS and int(version) < kept:
+            system.delete_file(path)
+    log.info("%s: version %d is the oldest now", uri, kept)
+
+
+def _without(uri: str, place: Place, file: DataFile, users: pa.Array) -> DataFile:
+    """A file's other rows in a new file beside it; none if there are no others."""
+    system, prefix = filesystem_of(uri)
+    root = uri.removeprefix(prefix)
+    folder = PurePosixPath(file.path).parent
+    path = str(folder / f"part-{uuid4().hex}.parquet")
+    with patiently(
+        lambda: pq.ParquetFile(f"{root}/{file.path}", filesystem=system), file.path
+    ) as old:
+        kept = _in_groups(_others(old, place, users), _group_rows(old.metadata))
+        first = next(kept, None)
+        if first is None:
+            return DataFile(path, 0, 0, file.partition)
+        num_rows = first.num_rows
+        with pq.ParquetWriter(
+            f"{root}/{path}", first.schema, filesystem=system, **_encodings(old.metadata)
+        ) as writer:
+            writer.write_table(first)
+            for rows in kept:
+                writer.write_table(rows)
+                num_rows += rows.num_rows
+    size = system.get_file_info(f"{root}/{path}").size
+    return DataFile(path, size, num_rows, file.partition)
+
+
+def _others(old: pq.ParquetFile, place: Place, users: pa.Array) -> Iterator[pa.Table]:
+    for number in range(old.num_row_groups):
+        rows = plain(old.read_row_group(number, use_threads=False))
+        yield rows.filter(pc.invert(pc.fill_null(is_theirs(place, rows, users), False)))
+
+
+def _in_groups(parts: Iterator[pa.Table], num_rows: int) -> Iterator[pa.Table]:
+    """The same rows, so many at a time; the last part may have fewer."""
+    waiting: pa.Table | None = None
+    for part in parts:
+        waiting = part if waiting is None else pa.concat_tables([waiting, part])
+        while waiting.num_rows >= num_rows:
+            yield waiting.slice(0, num_rows)
+            waiting = waiting.slice(num_rows)
+    if waiting is not None and waiting.num_rows:
+        yield waiting
+
+
+def _group_rows(metadata: pq.FileMetaData) -> int:
+    """How many rows the largest row group has."""
+    sizes: list[int] = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+    return max(sizes)
+
+
+def _encodings(metadata: pq.FileMetaData) -> dict[str, object]:
+    """How the columns of a file are written."""
+    group = metadata.row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    return {
+        "compression": {each.path_in_schema: each.compression for each in columns},
+        "use_dictionary": [each.path_in_schema for each in columns if each.has_dictionary_page],
+    }

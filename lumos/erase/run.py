@@ -1,0 +1,140 @@
+"""The verb ``erase``: take users out of everything that LUMOS wrote, and prove it by a scan.
+
+What a platform itself landed is its own: while it still holds the users, nothing is done, for they
+would be back with the next aggregation. What only counts or was learned from many (metrics,
+effects, a model's weights) stays.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from lumos.delta import data_files, open_table
+from lumos.erase.pages import naming
+from lumos.erase.pins import Move, move_ledger, move_manifests
+from lumos.erase.places import Place, places
+from lumos.erase.raw import raw_rows
+from lumos.erase.remove import forget, remove
+from lumos.erase.scan import Held, scan
+from lumos.progress import progress
+from lumos.serve.export import open_store
+from lumos.tables import table_uri
+from lumos.verbs import BadInput, Report, Request
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A table that holds something of the users."""
+
+    place: Place
+    uri: str
+    held: Held
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of theirs in the newest version."""
+        table = open_table(self.uri)
+        live = data_files(table) if table is not None else []
+        return sum(self.held.files.get(file.path, 0) for file in live)
+
+
+def erase(request: Request) -> Report:
+    """Erase the users ``--user``; with ``--dry-run`` say what there is of them.
+
+    Killed anywhere, it is simply run again. Let no other verb run beside it: one that had read
+    the users before may write them again, which the last scan finds out, and older versions of
+    the tables that held them are gone at the end.
+
+    Raises:
+        BadInput: No user is named, or a raw table still holds one.
+        RuntimeError: Something wrote to the tables meanwhile; a rerun goes on.
+    """
+    settings, recipe = request.settings, request.recipe
+    users = _wanted(request)
+    raw, found = raw_rows(settings, recipe, users), _scan(request, users)
+    pages = list(naming(settings, recipe, users.to_pylist()))
+    rows = {each.place.table: each.num_rows for each in found}
+    details: dict[str, object] = {
+        "num_users": len(users),
+        "raw": raw,
+        "rows": rows,
+        "files": {each.place.table: len(each.held.files) for each in found},
+        "pages": [str(path) for path in pages],
+    }
+    if request.options["dry_run"]:
+        return request.report(details={**details, "is_dry_run": True})
+    if raw:
+        raise BadInput(_still_landed(raw))
+    details["stores"] = _erase_from_stores(request, users)
+    _unlink(pages)
+    _erase_from_tables(request, found, users)
+    if left := _scan(request, users):
+        names = ", ".join(each.place.table for each in left)
+        msg = f"{names} hold the users again: something wrote meanwhile. Let nothing run, repeat"
+        raise RuntimeError(msg)
+    log.info("no file of any table names the users any more")
+    return request.report(
+        metrics={f"{name}.num_rows": float(number) for name, number in rows.items()},
+        details={**details, "is_dry_run": False},
+        already_done=not found and not pages and not any(details["stores"].values()),  # type: ignore[attr-defined]
+    )
+
+
+def _wanted(request: Request) -> pa.Array:
+    users = sorted(set(request.options["user"] or ()))
+    if not users or "" in users:
+        msg = "name whom to erase: lumos erase --user ID, as in `users`; --dry-run to look first"
+        raise BadInput(msg)
+    return pa.array(users, pa.string())
+
+
+def _scan(request: Request, users: pa.Array) -> list[Found]:
+    all_places, found = places(request.recipe), []
+    with progress("looking for the users", len(all_places)) as advance:
+        for place in all_places:
+            uri = table_uri(request.settings, request.recipe, place.table)
+            if held := scan(uri, place, users):
+                found.append(Found(place, uri, held))
+            advance(note=place.table)
+    return found
+
+
+def _still_landed(raw: Mapping[str, int]) -> str:
+    told = ", ".join(f"{name} ({number} rows)" for name, number in raw.items())
+    return (
+        f"raw tables still hold the users: {told}. They are the platform's, and would bring them "
+        "back with the next aggregation: erase them there first, and repeat this"
+    )
+
+
+def _erase_from_stores(request: Request, users: pa.Array) -> dict[str, int]:
+    found = {}
+    for config in request.recipe.publishing.stores:
+        found[config.name] = open_store(config, request.recipe.name).erase(users.to_pylist())
+        log.info("store %s: %d rows removed", config.name, found[config.name])
+    return found
+
+
+def _unlink(pages: list[Path]) -> None:
+    for path in pages:
+        path.unlink(missing_ok=True)
+        log.info("removed %s", path)
+
+
+def _erase_from_tables(request: Request, found: list[Found], users: pa.Array) -> None:
+    """New versions first, then what names the old ones, then the old ones."""
+    for each in found:
+        num_rows = remove(each.uri, each.place, each.held, users)
+        log.info("%s: %d rows removed", each.place.table, num_rows)
+    moves = {each.place.table: Move.of(each.place.table, each.uri) for each in found}
+    if "scores" in moves:
+        move_manifests(request, moves["scores"])
+    if moves:
+        move_ledger(request, moves)
+    for each in found:
+        forget(each.uri)

@@ -1,0 +1,356 @@
+"""A user who is erased stands in no file any more, and nobody else lost anything."""
+
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+
+from lumos import ledger
+from lumos.delta import data_files, open_table, read, replace
+from lumos.erase.pins import Move
+from lumos.erase.places import places, raw_columns
+from lumos.erase.remove import forget, remove
+from lumos.erase.scan import scan
+from lumos.recipes import load
+from lumos.serve.manifest import LIVE, RETRACTED, SUPERSEDED, read_manifests, rows_of
+from lumos.settings import REPOSITORY
+from lumos.tables import table_uri, tables
+from lumos.verbs import BadInput
+from tests.conftest import RECIPE, World, enter
+from tests.serve.lake import DATES, write_lake
+from tests.serve.models import crown, register
+
+USER = "m-003é"
+GYM = load(RECIPE)
+YESTERDAY, TODAY = DATES
+
+
+@pytest.fixture(scope="module")
+def _served(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Two days scored and published, the second one twice; and a shadow, and embeddings."""
+    world = write_lake(tmp_path_factory.mktemp("erase") / "home", num_users=60)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        enter(world, monkeypatch)
+        register(world, seed=1)
+        world.run("evaluate")
+        crown(world, "1")
+        for date in DATES:
+            for verb in ("score", "publish", "embed"):
+                world.run(verb, date=date)
+        _publish_other_scores(world)
+    return world
+
+
+def _publish_other_scores(world: World) -> None:
+    """A second publication of today: with the intervals of another level."""
+    from lumos.config import override
+
+    world.run(
+        "publish", date=TODAY, recipe=override(GYM, {"calibration.interval_level": 0.5}), force=True
+    )
+
+
+@pytest.fixture
+def world(_served: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return enter(_served.copy(tmp_path / "home"), monkeypatch)
+
+
+def uri(world: World, name: str) -> str:
+    return table_uri(world.settings, GYM, name)
+
+
+def naming(home: Path, user: str) -> list[str]:
+    """Files that name the user: all of them are read, by nothing that erasing is made of."""
+    texts = (user, json.dumps(user)[1:-1], json.dumps(json.dumps(user)[1:-1])[1:-1])
+    found = []
+    for path in sorted(home.rglob("*")):
+        if path.is_file() and not path.is_relative_to(home / "spark"):
+            if path.suffix == ".parquet":
+                text = str(pq.ParquetFile(path).read().to_pylist())
+            else:
+                text = path.read_bytes().decode(errors="replace")
+            if any(each in text for each in texts):
+                found.append(str(path.relative_to(home)))
+    return found
+
+
+def rows(world: World, *, without: str | None = None) -> dict[str, list[str]]:
+    """All rows of all tables with users, in an order of their own."""
+    found = {}
+    for place in places(GYM):
+        table = read(uri(world, place.table))
+        if table is not None:
+            users = place.users_of(table).to_pylist()
+            pairs = zip(table.to_pylist(), users, strict=True)
+            found[place.table] = sorted(str(row) for row, user in pairs if user != without)
+    return found
+
+
+def published(world: World) -> dict[tuple[dt.date, str], pa.Table]:
+    """What each live manifest vouches for; reading it checks it."""
+    return {
+        (each.as_of, each.state): rows_of(world.settings, GYM, each)
+        for each in read_manifests(world.settings, GYM)
+        if each.state == LIVE
+    }
+
+
+def test_an_erased_user_stands_in_no_file_and_everyone_else_is_as_before(world):
+    assert naming(world.home, USER)
+    others, before = rows(world, without=USER), published(world)
+
+    report = world.run("erase", user=[USER])
+
+    assert naming(world.home, USER) == []
+    assert rows(world) == others
+    assert report.details["rows"]["scores"] == 2
+    after = published(world)
+    assert set(after) == set(before) == {(date, LIVE) for date in DATES}
+    for key, then in before.items():
+        is_other = np.array(then["user_id"].to_pylist()) != USER
+        assert after[key].equals(then.filter(pa.array(is_other)))
+        assert then.num_rows == after[key].num_rows + 1
+
+
+def test_the_report_and_the_log_do_not_name_the_user(world, caplog):
+    caplog.set_level("INFO")
+    report = world.run("erase", user=[USER])
+    assert "rows removed" in caplog.text
+    assert "003" not in caplog.text.replace(str(world.home), "")
+    assert "003" not in report.model_dump_json().replace(str(world.home), "")
+
+
+def test_what_the_ledger_pins_can_be_read_and_counts_what_is_there(world):
+    before = {
+        (entry.table, entry.business_date): entry.rows
+        for place in places(GYM)
+        for entry in ledger.entries(world.settings, GYM, place.table)
+    }
+    world.run("erase", user=[USER])
+
+    left = {
+        (entry.table, entry.business_date): entry
+        for place in places(GYM)
+        for entry in ledger.entries(world.settings, GYM, place.table)
+    }
+    # `sequences` of yesterday was another whole table; only today's is the newest version.
+    assert set(before) - set(left) == {("sequences", YESTERDAY)}
+    for (name, date), entry in left.items():
+        found = read(uri(world, name), version=entry.version)
+        if found is None:  # in this lake only the ledger speaks of it
+            continue
+        if "as_of" in found.column_names:
+            found = found.filter(pa.array(np.array(found["as_of"].to_pylist()) == date))
+        theirs = before[name, date] - entry.rows
+        assert theirs > 0, name
+        if name != "embeddings":  # its entry counts days too
+            assert found.num_rows == entry.rows, name
+    (today,) = ledger.entries(world.settings, GYM, "sequences")
+    scored = ledger.find(world.settings, GYM, "forecasts", TODAY)
+    assert scored.inputs["sequences"] == today.version
+
+
+def test_a_rerun_of_today_publishes_the_others_and_does_not_bring_the_user_back(world):
+    world.run("erase", user=[USER])
+    before = published(world)[TODAY, LIVE]
+    for verb in ("score", "publish", "embed"):
+        world.run(verb, date=TODAY)
+    assert published(world)[TODAY, LIVE]["user_id"].equals(before["user_id"])
+    assert naming(world.home, USER) == []
+
+
+def test_a_superseded_publication_is_taken_back_as_its_rows_are_gone(world):
+    assert [each.state for each in read_manifests(world.settings, GYM)] == [LIVE, SUPERSEDED, LIVE]
+    world.run("erase", user=[USER])
+    found = read_manifests(world.settings, GYM)
+    assert sorted(each.state for each in found) == [LIVE, LIVE, RETRACTED]
+    (gone,) = (each for each in found if each.state == RETRACTED)
+    assert "erased" in gone.reason
+
+
+def test_files_keep_their_order_and_their_row_groups(world):
+    before = {}
+    for file in data_files(DeltaTable(uri(world, "sequences"))):
+        table = pq.read_table(Path(uri(world, "sequences")) / file.path)
+        before[file.partition["bucket"]] = [u for u in table["user_id"].to_pylist() if u != USER]
+    world.run("erase", user=[USER])
+    for file in data_files(DeltaTable(uri(world, "sequences"))):
+        table = pq.read_table(Path(uri(world, "sequences")) / file.path)
+        assert table["user_id"].to_pylist() == before[file.partition["bucket"]]
+        assert file.num_rows == table.num_rows
+
+
+def test_a_rewritten_file_has_row_groups_of_the_same_size_and_encodings(tmp_path):
+    target = str(tmp_path / "sequences")
+    ids = [f"u-{number:04d}" for number in range(5000)]
+    table = pa.table({"user_id": ids, "value": np.random.default_rng(1).random(5000)})
+    replace(target, table, where=None)
+    (file,) = data_files(DeltaTable(target))
+    pq.write_table(table, Path(target) / file.path, row_group_size=1024, use_dictionary=["user_id"])
+    users, place = pa.array(["u-0007", "u-4999"]), places(GYM)[0]
+    assert remove(target, place, scan(target, place, users), users) == 2
+    (new,) = data_files(DeltaTable(target))
+    parquet = pq.ParquetFile(Path(target) / new.path)
+    sizes = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
+    assert sizes == [1024, 1024, 1024, 1024, 4998 - 4096]
+    assert [parquet.metadata.row_group(0).column(n).has_dictionary_page for n in range(2)] == [
+        True,
+        False,
+    ]
+
+
+def test_a_dry_run_says_what_there_is_and_changes_nothing(world):
+    before = {p: p.stat().st_mtime_ns for p in world.home.rglob("*") if p.is_file()}
+    report = world.run("erase", user=[USER], dry_run=True)
+    assert report.details["rows"]["forecasts"] == 2 * GYM.horizon_days
+    assert {p: p.stat().st_mtime_ns for p in world.home.rglob("*") if p.is_file()} == before
+
+
+def test_erasing_twice_does_nothing_the_second_time(world):
+    world.run("erase", user=[USER])
+    versions = {place.table: _version(world, place.table) for place in places(GYM)}
+    assert world.run("erase", user=[USER]).already_done
+    assert {place.table: _version(world, place.table) for place in places(GYM)} == versions
+
+
+def test_several_users_are_erased_at_once(world):
+    world.run("erase", user=[USER, "m-004é"])
+    assert naming(world.home, USER) + naming(world.home, "m-004é") == []
+
+
+def test_a_user_whom_nothing_names_is_no_error(world):
+    report = world.run("erase", user=["nobody"])
+    assert report.already_done
+    assert report.details["rows"] == {}
+
+
+@pytest.mark.parametrize("users", [None, [], [""]])
+def test_nobody_named_is_bad_input(world, users):
+    with pytest.raises(BadInput, match="--user ID"):
+        world.run("erase", user=users)
+
+
+def test_nothing_is_erased_while_the_platform_still_holds_the_user(world):
+    folder = Path(world.settings.lake) / "raw" / "gym"
+    for name in ("purchases", "members"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "part-0.csv").write_text(f"member,age\n{USER},1\nm-004é,1\n")
+    versions = {place.table: _version(world, place.table) for place in places(GYM)}
+    with pytest.raises(BadInput, match=r"purchases \(1 rows\), members \(1 rows\)") as refused:
+        world.run("erase", user=[USER])
+    assert USER not in str(refused.value)
+    assert {place.table: _version(world, place.table) for place in places(GYM)} == versions
+
+
+def test_rejected_rows_of_the_user_are_erased_and_those_that_only_look_like_it_stay(world):
+    schema = tables(GYM)["quarantine"].arrow_schema(GYM)
+    kept = [
+        ("checkins", {"member": "m-004é", "club": USER}),
+        ("purchases", {"member": USER + "x"}),
+        ("purchases", "no JSON"),
+    ]
+    gone = [("checkins", {"member": USER}), ("activity", {"user_id": USER, "num_days": 2})]
+    made = [
+        {
+            "job": "aggregate",
+            "day": TODAY,
+            "reason": "late",
+            "raw_table": raw_table,
+            "row": row if isinstance(row, str) else json.dumps(row),
+            "num_rows": 1,
+        }
+        for raw_table, row in kept + gone
+    ]
+    rejected = pa.Table.from_pylist(made, schema=schema)
+    replace(uri(world, "quarantine"), rejected, where=None, partition=("job", "day"))
+    assert world.run("erase", user=[USER]).details["rows"]["quarantine"] == 2
+    left = read(uri(world, "quarantine"))["row"].to_pylist()
+    assert sorted(left) == sorted(row["row"] for row in made[: len(kept)])
+
+
+def test_every_column_that_names_users_is_known():
+    """A contract table with a new column of users must not be forgotten here."""
+    named = {place.table for place in places(GYM)}
+    about_users = {
+        table.name
+        for table in tables(GYM).values()
+        if {"user_id", "id", "row"} & set(table.column_names)
+    }
+    assert named == about_users
+    assert set(raw_columns(GYM)) == {"checkins", "purchases", "members"}
+
+
+def test_a_commit_of_another_writer_is_not_taken_for_one_of_ours(tmp_path):
+    target = str(tmp_path / "activity")
+    users, place = pa.array([USER]), places(GYM)[0]
+    replace(target, pa.table({"user_id": [USER, "a"], "value": [1, 2]}), where=None)
+    first = DeltaTable(target).version()
+    remove(target, place, scan(target, place, users), users)
+    assert Move.of("sequences", target).keeps(first, TODAY)
+    assert Move.of("sequences", target).is_the_same(first)
+    replace(target, pa.table({"user_id": ["b"], "value": [3]}), where=None)
+    assert not Move.of("sequences", target).keeps(first, TODAY)
+
+
+def test_a_log_that_names_the_user_in_statistics_is_forgotten(tmp_path):
+    target = str(tmp_path / "activity")
+    users, place = pa.array([USER]), places(GYM)[0]
+    replace(target, pa.table({"user_id": [USER, "zz"], "value": [1, 2]}), where=None)
+    assert scan(target, place, users).logs
+    remove(target, place, scan(target, place, users), users)
+    forget(target)
+    assert not scan(target, place, users)
+    assert read(target)["user_id"].to_pylist() == ["zz"]
+
+
+MOMENTS = (0.3, 0.45, 0.6, 0.75, 0.9)
+
+
+def test_killed_at_any_moment_and_run_again_it_leaves_the_same(world, tmp_path):
+    twin = world.copy(tmp_path / "twin")
+    seconds = _erase(twin)
+    expected = rows(twin), {k: t.to_pylist() for k, t in published(twin).items()}
+    was_interrupted = []
+    for number, moment in enumerate(MOMENTS):
+        victim = world.copy(tmp_path / f"victim-{number}")
+        process = _start(victim)
+        try:
+            process.wait(moment * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        was_interrupted.append(process.wait() != 0)
+        _erase(victim)
+        assert naming(victim.home, USER) == []
+        found = rows(victim), {k: t.to_pylist() for k, t in published(victim).items()}
+        assert found == expected
+    assert any(was_interrupted)
+
+
+def _start(world: World) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "lumos", "erase", "--user", USER]
+    environment = {**os.environ, **world.environment}
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def _erase(world: World) -> float:
+    started = time.monotonic()
+    process = _start(world)
+    _, said = process.communicate()
+    assert process.returncode == 0, said.decode()
+    return time.monotonic() - started
+
+
+def _version(world: World, name: str) -> int | None:
+    table = open_table(uri(world, name))
+    return table.version() if table is not None else None
