@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from lumos_airflow.alerts import anchor, effect_of, late_name
 from lumos_airflow.health import due
 from lumos_airflow.health.facts import Chain, ChainRun, Problem, Status, Step, worst
 from lumos_airflow.health.latest import Reading
@@ -17,15 +18,18 @@ class Stage:
 
     Attributes:
         tasks: Those that are always shown; of the others only what is red.
-        is_critical: Whether scores wait for it.
         later: How much later than scores it is due.
     """
 
     dag_id: str
     title: str
     tasks: tuple[str, ...]
-    is_critical: bool = True
     later: dt.timedelta = dt.timedelta(0)
+
+    @property
+    def severity(self) -> Status:
+        """The worst that one of its tasks may be: critical where scores wait for it."""
+        return worst(effect_of(self.dag_id, task_id).severity for task_id in self.tasks)
 
 
 STAGES = (
@@ -36,12 +40,9 @@ STAGES = (
         "ab_metrics",
         "Experiments",
         ("assign", "measure", "review"),
-        is_critical=False,
         later=dt.timedelta(hours=4),
     ),
 )
-# Red, they keep nobody's scores back.
-_BESIDE = {"shadow", "promote", "monitor", "release_machine"}
 _OVER = {"success", "failed"}
 
 
@@ -53,11 +54,6 @@ def run_page(dag_id: str, run_id: str) -> str:
 def task_page(task: Task) -> str:
     """Address of a task instance in Airflow's UI."""
     return f"{run_page(task.dag_id, task.run_id)}/tasks/{quote(task.task_id, safe='')}"
-
-
-def anchor(name: str) -> str:
-    """A task or DAG as the runbook's headings are written."""
-    return name.replace("_", "-")
 
 
 def judge(
@@ -95,7 +91,7 @@ def _stage(
     stage: Stage, run: Run | None, expected: dt.date | None, now: dt.datetime
 ) -> tuple[ChainRun, list[Problem]]:
     due_at, late = _lateness(stage, run, expected, now)
-    steps = tuple(_step(stage, task, now) for task in _shown(stage, run))
+    steps = tuple(_step(task, now) for task in _shown(stage, run))
     problems = [
         _failed(stage, run, task, step.status)
         for task, step in zip(_shown(stage, run), steps, strict=True)
@@ -106,7 +102,7 @@ def _stage(
         problems.append(_late(stage, run, expected, late))
     statuses = [problem.status for problem in problems] + [step.status for step in steps]
     if run is not None and run.state == "failed":
-        statuses.append("critical" if stage.is_critical else "warning")
+        statuses.append(stage.severity)
     told = ChainRun(
         dag_id=stage.dag_id,
         title=stage.title,
@@ -148,14 +144,10 @@ def _shown(stage: Stage, run: Run | None) -> list[Task]:
     return own + sorted(red, key=lambda task: task.task_id)
 
 
-def _severity(stage: Stage, task_id: str) -> Status:
-    return "critical" if stage.is_critical and task_id not in _BESIDE else "warning"
-
-
-def _step(stage: Stage, task: Task, now: dt.datetime) -> Step:
+def _step(task: Task, now: dt.datetime) -> Step:
     status: Status = "ok"
     if task.state == "failed":
-        status = _severity(stage, task.task_id)
+        status = effect_of(task.dag_id, task.task_id).severity
     elif task.state in ("up_for_retry", "upstream_failed"):
         status = "warning"
     seconds = None
@@ -190,10 +182,10 @@ def _late(stage: Stage, run: Run | None, expected: dt.date | None, late: float) 
     what = f"is {run.state}" if run and has_begun else "has not been started"
     date = run.date if run and has_begun else expected
     return Problem(
-        status="critical" if stage.is_critical else "warning",
+        status=stage.severity,
         title=f"{stage.dag_id} is late for {date}",
         detail=f"It {what}, {duration(late)} after it was due.",
-        runbook=f"late-{anchor(stage.dag_id)}",
+        runbook=late_name(stage.dag_id),
         page=run_page(run.dag_id, run.run_id) if run and has_begun else f"dags/{stage.dag_id}",
     )
 

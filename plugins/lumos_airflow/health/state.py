@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any, get_args
 
 from lumos.monitor.names import ENTRIES
+from lumos_airflow.alerts import anchor, late_name
 from lumos_airflow.health import chain
 from lumos_airflow.health.facts import (
     Alert,
@@ -200,8 +201,8 @@ def _table_section(table: TableFact) -> str:
     if table.verdict != "ready":
         return "validate" if table.name == "quality" else "aggregate"
     if table.status == "warning":
-        return chain.anchor(_STEADY[table.name])
-    return f"late-{chain.anchor(_ESSENTIAL[table.name])}"
+        return anchor(_STEADY[table.name])
+    return late_name(_ESSENTIAL[table.name])
 
 
 def _quality(known: Known) -> tuple[QualityFact, list[Problem]]:
@@ -250,7 +251,7 @@ def _drift(known: Known) -> tuple[Drift, list[Problem]]:
             title=f"{row.name}: {_number(row.value)}"
             + (f" ({row.segment})" if row.segment != "all" else ""),
             detail=row.message,
-            runbook=f"monitor-{chain.anchor(row.name)}",
+            runbook=f"monitor-{anchor(row.name)}",
         )
         for row in measured
         if row.status != "ok"
