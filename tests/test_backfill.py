@@ -66,9 +66,24 @@ def test_a_day_after_a_gap_is_refused_until_the_gap_is_filled_and_then_is_the_sa
     world = before.copy(tmp_path / "home")
     world.run("aggregate", date=LAST)
     # Its window looks back three days: the one before it is a gap that nobody may read over.
-    with pytest.raises(BadInput, match=rf"no ready run for {DAYS[0]}.*--force"):
+    with pytest.raises(BadInput, match=rf"no ready run for {DAYS[0]}.*this date again"):
         world.run("sequences", date=LAST)
     world.run("aggregate", date=DAYS[0])
-    world.run("aggregate", date=LAST, force=True)
+    assert not world.run("aggregate", date=LAST).already_done
+    world.run("sequences", date=LAST)
+    same_tables(world, straight)
+    assert world.run("aggregate", date=LAST).already_done
+
+
+def test_a_year_loaded_after_its_last_day_is_taken_up_when_that_day_is_run_again(gym_raw, straight):
+    """The worst order: the newest day first, of which nothing before was known."""
+    world = gym_raw
+    days = raw.NUM_DAYS_TO_BUSINESS_DATE - len(DAYS)
+    first, *rest = ((LAST, None), *((day, None) for day in DAYS[:-1]))
+    order = [first, (DAYS[0] - dt.timedelta(days=1), days), *rest]
+    for day, window in order:
+        world.run("aggregate", date=day, days=window)
+    for day in DAYS:
+        world.run("aggregate", date=day)
     world.run("sequences", date=LAST)
     same_tables(world, straight)

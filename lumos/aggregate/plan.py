@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lumos import ledger
-from lumos.aggregate import contract, facts
+from lumos.aggregate import contract, facts, write
 from lumos.aggregate.event_context import known_days
 from lumos.aggregate.facts import COUNTED, EARLIER, Days
 from lumos.aggregate.raw import Source, find_sources
@@ -128,5 +128,20 @@ def make_plan(request: Request) -> Plan:
     runs = ledger.entries(settings, recipe, "activity")
     inputs = {f"raw.{name}": source.digest for name, source in sources.items()}
     inputs["sql"] = contract.digest(texts)
+    inputs["past"] = _past(days, runs)
     known = known_days(days, last, runs)
     return Plan(request, days, known, sources, texts, runs, inputs)
+
+
+def _past(days: Days, runs: Iterable[ledger.Entry]) -> str:
+    """Which days before the window earlier dates have aggregated, in words.
+
+    An input like any other: what a date makes of its users goes by who was known before. So a date
+    that was run before its past was whole is not done yet when the gap is filled.
+    """
+    earlier = [r for r in runs if r.verdict == ledger.READY and r.business_date < days.last]
+    first = min((run.first_day for run in earlier), default=days.first)
+    if first >= days.first:
+        return "nothing"
+    gaps = write.without_owner(Days(first, days.first - dt.timedelta(days=1)), earlier)
+    return " but ".join([f"from {first}", *(f"{gap.first} .. {gap.last}" for gap in gaps)])

@@ -111,8 +111,8 @@ def _check_covered(request: Request, own: ledger.Entry, runs: Iterable[ledger.En
         length = (own.business_date - own.first_day).days + 1
         msg = (
             f"activity of recipe {request.recipe.name} has no ready run for {gap.first} .. "
-            f"{gap.last}. Run: {_command(request.recipe, gap.last, days)}; and then, to pin a "
-            f"version with them: {_command(request.recipe, own.business_date, length)} --force"
+            f"{gap.last}. Run: {_command(request.recipe, gap.last, days)}; and then this date "
+            f"again, which is done anew: {_command(request.recipe, own.business_date, length)}"
         )
         raise BadInput(msg)
 
