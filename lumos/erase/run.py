@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from lumos.delta import data_files, open_table
+from lumos.delta import NotPlain, data_files, open_table
 from lumos.erase.pages import naming
 from lumos.erase.pins import Move, move_ledger, move_manifests
 from lumos.erase.places import Place, places
@@ -51,14 +51,18 @@ def erase(request: Request) -> Report:
     the tables that held them are gone at the end.
 
     Raises:
-        BadInput: No user is named, or a raw table still holds one.
+        BadInput: No user is named, a raw table still holds one, or a table has deletion vectors.
         RuntimeError: Something wrote to the tables meanwhile; a rerun goes on.
     """
     settings, recipe = request.settings, request.recipe
     users = _wanted(request)
     raw, found = raw_rows(settings, recipe, users), _scan(request, users)
     pages = list(naming(settings, recipe, users.to_pylist()))
-    rows = {each.place.table: each.num_rows for each in found}
+    try:
+        rows = {each.place.table: each.num_rows for each in found}
+    except NotPlain as error:
+        msg = f"{error}: have Spark write its files anew first (REORG TABLE ... APPLY (PURGE))"
+        raise BadInput(msg) from error
     details: dict[str, object] = {
         "num_users": len(users),
         "raw": raw,
@@ -70,7 +74,7 @@ def erase(request: Request) -> Report:
         return request.report(details={**details, "is_dry_run": True})
     if raw:
         raise BadInput(_still_landed(raw))
-    details["stores"] = _erase_from_stores(request, users)
+    stores = _erase_from_stores(request, users)
     _unlink(pages)
     _erase_from_tables(request, found, users)
     if left := _scan(request, users):
@@ -80,8 +84,8 @@ def erase(request: Request) -> Report:
     log.info("no file of any table names the users any more")
     return request.report(
         metrics={f"{name}.num_rows": float(number) for name, number in rows.items()},
-        details={**details, "is_dry_run": False},
-        already_done=not found and not pages and not any(details["stores"].values()),  # type: ignore[attr-defined]
+        details={**details, "stores": stores, "is_dry_run": False},
+        already_done=not found and not pages and not any(stores.values()),
     )
 
 
