@@ -58,11 +58,7 @@ def erase(request: Request) -> Report:
     users = _wanted(request)
     raw, found = raw_rows(settings, recipe, users), _scan(request, users)
     pages = list(naming(settings, recipe, users.to_pylist()))
-    try:
-        rows = {each.place.table: each.num_rows for each in found}
-    except NotPlain as error:
-        msg = f"{error}: have Spark write its files anew first (REORG TABLE ... APPLY (PURGE))"
-        raise BadInput(msg) from error
+    rows = {each.place.table: each.num_rows for each in found}
     details: dict[str, object] = {
         "num_users": len(users),
         "raw": raw,
@@ -102,7 +98,12 @@ def _scan(request: Request, users: pa.Array) -> list[Found]:
     with progress("looking for the users", len(all_places)) as advance:
         for place in all_places:
             uri = table_uri(request.settings, request.recipe, place.table)
-            if held := scan(uri, place, users):
+            try:
+                held = scan(uri, place, users)
+            except NotPlain as error:
+                msg = f"{error}: have Spark write its files anew (REORG TABLE ... APPLY (PURGE))"
+                raise BadInput(msg) from error
+            if held:
                 found.append(Found(place, uri, held))
             advance(note=place.table)
     return found

@@ -15,7 +15,9 @@ from pyarrow import fs
 from pyarrow.parquet import ParquetFile
 
 from lumos.accio.storage import filesystem_of, patiently
+from lumos.delta import data_files, open_table
 from lumos.erase.places import Place
+from lumos.verbs import BadInput
 
 # Longer texts may be cut in a log's statistics.
 _LEAST_CUT = 32
@@ -26,7 +28,8 @@ class Held:
     """What the folder of a table holds of the users.
 
     Attributes:
-        files: Rows of theirs by file, as the file is called within the table's folder.
+        files: Rows of theirs by file, as the file is called within the table's folder; 0 where
+            nobody can tell.
         logs: Files of the Delta log that name one of them, in statistics.
     """
 
@@ -53,15 +56,31 @@ def is_theirs(place: Place, rows: pa.Table, users: pa.Array) -> pa.ChunkedArray:
 
 
 def scan(uri: str, place: Place, users: pa.Array) -> Held:
-    """Everything of the users in a table's folder: newest version, older ones and leftovers."""
-    files, logs = {}, []
+    """Everything of the users in a table's folder: newest version, older ones and leftovers.
+
+    A leftover that a writer was killed at cannot be read: it may be theirs, and counts as such.
+
+    Raises:
+        BadInput: A file of the newest version cannot be read.
+        NotPlain: The newest version has deletion vectors or column mapping.
+    """
+    files, logs = dict[str, int](), list[str]()
     ids = frozenset(users.to_pylist())
+    table = open_table(uri)
+    live = {file.path for file in data_files(table)} if table is not None else set()
     for system, path, name in listing(uri):
         if name.startswith("_delta_log/"):
             if _names(_said(system, path), ids):
                 logs.append(name)
-        elif _is_of_users(place, name) and (num_rows := _count(system, path, place, users)):
-            files[name] = num_rows
+        elif _is_of_users(place, name):
+            try:
+                num_rows = _count(system, path, place, users)
+            except BadInput:
+                if name in live:
+                    raise
+                files[name] = 0
+            else:
+                files |= {name: num_rows} if num_rows else {}
     return Held(files, tuple(logs))
 
 

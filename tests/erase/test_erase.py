@@ -312,6 +312,19 @@ def test_a_log_that_names_the_user_in_statistics_is_forgotten(tmp_path):
     assert read(target)["user_id"].to_pylist() == ["zz"]
 
 
+def test_a_file_that_a_writer_was_killed_at_goes_too_but_one_of_the_table_is_not_passed_over(
+    world,
+):
+    folder = Path(uri(world, "sequences"))
+    (folder / "bucket=0" / "part-killed.parquet").write_bytes(b"PAR1 half a file")
+    world.run("erase", user=[USER])
+    assert not list(folder.rglob("part-killed*"))
+    file = data_files(DeltaTable(str(folder)))[0]
+    (folder / file.path).write_bytes(b"PAR1 half a file")
+    with pytest.raises(BadInput, match="cannot be read as Parquet"):
+        world.run("erase", user=["m-004é"])
+
+
 MOMENTS = (0.3, 0.45, 0.6, 0.75, 0.9)
 
 
