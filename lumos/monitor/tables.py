@@ -20,6 +20,7 @@ _CONTRACT = ("activity", "users", "event_context")
 # Of the logarithm of a count: a third fewer or half as many again, and half or twice as many.
 _VOLUME = Limits(0.4, 0.69)
 _LOOK_VOLUME = "Look at the raw tables: did all of the day land, once"
+_LOOK_LATE = "They are in quarantine: aggregate as far back as the oldest of them"
 _LOOK_DRIFT = "Look at its histogram on the page, then at the SELECT and at the platform's releases"
 
 
@@ -52,7 +53,13 @@ class TableMonitors:
     def findings(self) -> list[Metric]:
         """Every monitor of the half, in the order of their names."""
         known = reference(self._request, self._versions)
-        return [*self._freshness(known), self._volume(known), *self._schema(), *self._drift(known)]
+        return [
+            *self._freshness(known),
+            self._volume(known),
+            self._late_rows(),
+            *self._schema(),
+            *self._drift(known),
+        ]
 
     def _freshness(self, known: Reference) -> Iterator[Metric]:
         date = self._request.date
@@ -126,6 +133,20 @@ class TableMonitors:
             look=_LOOK_VOLUME,
             is_log=True,
         )
+
+    def _late_rows(self) -> Metric:
+        """Rows that landed in the date's window, of days that were done before it.
+
+        No day has them, and nobody will miss them by looking at any day alone.
+        """
+        date, number = self._request.date, int(self._now.report.details.get("late_rows") or 0)
+        message = (
+            f"raw: {number} rows had landed by {date} for days that `aggregate` of the date no "
+            "longer looks back to."
+        )
+        if not number:
+            return Metric("late_rows", 0.0, "raw", "ok", message)
+        return Metric("late_rows", float(number), "raw", "warning", f"{message} {_LOOK_LATE}.")
 
     def _schema(self) -> Iterator[Metric]:
         """Columns and types of the date's tables against the previous ready date's."""

@@ -65,6 +65,7 @@ def enter_day(
     *,
     first_day: dt.date | None = None,
     raw_schema: dict[str, dict[str, str]] | None = None,
+    late_rows: int = 0,
 ) -> None:
     """What `aggregate` enters of a day."""
     request = world.request("aggregate", date=day)
@@ -72,7 +73,8 @@ def enter_day(
         TableWritten(table=name, version=at, rows=1)
         for name, at in (("activity", version), ("users", 1), ("event_context", 1))
     )
-    report = request.report(tables=written, details={"raw_schema": raw_schema or RAW})
+    details = {"raw_schema": raw_schema or RAW, "late_rows": late_rows}
+    report = request.report(tables=written, details=details)
     ledger.record(request, report, inputs={"raw": version}, first_day=first_day or day)
 
 
