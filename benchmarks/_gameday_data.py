@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from benchmarks._gameday_play import Fault
 from benchmarks._gameday_system import System, Told
 from benchmarks._gameday_world import NAME, TODAY, checkins, of_day, raw_table
+from demo.client import Run
 from lumos.delta import predicate, read, replace
 from lumos.recipes import load
 from lumos.settings import Settings
@@ -55,16 +56,31 @@ def schema_change(system: System) -> Iterator[None]:
 
 
 def bad_data(system: System) -> Iterator[None]:
-    """Three members are infinitely old."""
-    path = raw_table(system.states.world, "members")
-    lines = path.read_text().splitlines()
+    """A third of today's check-ins do not say whose they are."""
+
+    def nameless(rows: pa.Table) -> pa.Table:
+        place = rows.column_names.index("member")
+        third = pa.array([number % 3 == 0 for number in range(rows.num_rows)])
+        lost = pc.and_(of_day(rows, TODAY), third)
+        none = pa.scalar(None, pa.string())
+        return rows.set_column(place, "member", pc.if_else(lost, none, rows["member"]))
+
     system.breaks()
-    lines[1:4] = [line.rpartition(",")[0] + ",Infinity" for line in lines[1:4]]
-    path.write_text("\n".join(lines) + "\n")
-    run = system.start("daily_aggregation")
+    checkins(system.states.world, nameless)
+    system.must_finish(system.start("daily_aggregation"))
+    run = system.start("data_quality")
     yield
-    _land_again(system, "yesterday", "members")
-    system.clear("aggregate", run, "aggregate")
+    system.finish(run)
+    _land_again(system, "yesterday", "checkins")
+    _make_again(system, "monitor-rejected-rows", run)
+
+
+def _make_again(system: System, section: str, run: Run) -> None:
+    """What both sections say once raw rows are as they should be."""
+    system.type(section, "lumos aggregate --date $DATE --days 3 --force")
+    system.type(section, "lumos sequences --date $DATE")
+    system.type(section, "lumos validate --date $DATE")
+    system.clear(section, run, "monitor")
 
 
 def late_data(system: System) -> Iterator[None]:
@@ -93,17 +109,16 @@ def drifted_input(system: System) -> Iterator[None]:
     yield
     system.finish(run)
     _land_again(system, "yesterday", "checkins")
-    section = "monitor-drift-psi"
-    system.type(section, "lumos aggregate --date $DATE --days 3 --force")
-    system.type(section, "lumos sequences --date $DATE")
-    system.type(section, "lumos validate --date $DATE")
-    system.clear(section, run, "monitor")
+    _make_again(system, "monitor-drift-psi", run)
 
 
 def publish_refused(system: System) -> Iterator[None]:
     """A third of today's forecasts is lost, and the ledger calls what is left ready."""
     world = system.states.world
-    system.run("score", "--date", TODAY.isoformat())
+    settings, declared = Settings.from_environment(system.airflow.environment), load(NAME)
+    champion = tracking.version_of(settings, declared, "champion")
+    # As the DAG would, which then finds it done.
+    system.run("score", f"--date={TODAY}", f"--model={champion}")
     system.breaks()
     _lose_a_shard(world)
     run = system.start("batch_scoring")
@@ -164,8 +179,8 @@ FAULTS = (
     Fault(
         "bad data",
         bad_data,
-        Told("aggregate", "age has 3 values not finite"),
-        ends="aggregated",
+        Told("monitor", r"rejected_rows \(raw\)"),
+        ends="judged",
     ),
     Fault(
         "empty partition",

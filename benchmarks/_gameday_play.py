@@ -1,5 +1,6 @@
 """One fault, from its breaking to the proof that nothing of it is left: see gameday.py."""
 
+import re
 import sys
 import time
 import traceback
@@ -40,7 +41,8 @@ class Outcome:
 
     Attributes:
         alert: What was expected.
-        seen: What was said, or "nothing".
+        seen: What was heard, or "nothing".
+        said: Its beginning.
         seconds: From the fault to it.
         times_told: How often Slack heard that very alert.
         also: Other alerts that came.
@@ -53,6 +55,7 @@ class Outcome:
     name: str
     alert: str
     seen: str = "nothing"
+    said: str = ""
     seconds: float | None = None
     times_told: int = 0
     also: list[str] = field(default_factory=list)
@@ -86,6 +89,12 @@ HEADER = (
 )
 
 
+def sentence(said: str) -> str:
+    """The message of an alert, without what Slack needs around it."""
+    texts = re.findall(r'"text": "((?:[^"\\]|\\.)*)"', said) or [said]
+    return " | ".join(text for text in texts if len(text) > 40)[:400]
+
+
 def played(fault: Fault, system: System) -> Outcome:
     """Break, listen, mend, compare; whatever fails is said in the outcome."""
     outcome, started = Outcome(fault.name, fault.alert.name), time.monotonic()
@@ -95,6 +104,7 @@ def played(fault: Fault, system: System) -> Outcome:
         next(play)
         said = wait_for(lambda: fault.alert.seen(system), seconds=PATIENCE_SECONDS)
         if said:
+            outcome.said = sentence(said)
             outcome.seen, outcome.seconds = fault.alert.name, time.monotonic() - system.broken
         elif others := system.names_heard():
             outcome.seen = ", ".join(dict.fromkeys(others))
@@ -103,7 +113,7 @@ def played(fault: Fault, system: System) -> Outcome:
         wait_for(lambda: fault.alert.name not in system.open_alerts(), seconds=20)
         difference = compare(system.states.world, system.states.rows(fault.ends), only=fault.only)
         outcome.wrong = difference.number
-        outcome.is_mended = not difference.number
+        outcome.is_mended = outcome.is_noticed and not difference.number
         if difference.number:
             outcome.note = shown(difference)
     except Exception as error:
