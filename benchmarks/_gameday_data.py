@@ -1,13 +1,12 @@
 """Faults of what the system is given: rows that are missing, late, wrong, or not what they were."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks._gameday_play import Fault
+from benchmarks._gameday_play import Fault, Play
 from benchmarks._gameday_system import System, Told
 from benchmarks._gameday_world import NAME, TODAY, checkins, of_day, raw_table
 from demo.client import Run
@@ -25,7 +24,7 @@ def _land_again(system: System, state: str, name: str) -> None:
     shutil.copy2(source, raw_table(system.states.world, name))
 
 
-def empty_partition(system: System) -> Iterator[None]:
+def empty_partition(system: System) -> Play:
     """Nothing of today has landed."""
     world = system.states.world
     system.breaks()
@@ -40,7 +39,7 @@ def empty_partition(system: System) -> Iterator[None]:
     system.clear("aggregate", run, "aggregate", says="No row landed.*clear the task")
 
 
-def schema_change(system: System) -> Iterator[None]:
+def schema_change(system: System) -> Play:
     """The platform lands minutes as text."""
 
     def as_text(rows: pa.Table) -> pa.Table:
@@ -55,7 +54,7 @@ def schema_change(system: System) -> Iterator[None]:
     system.clear("aggregate", run, "aggregate")
 
 
-def bad_data(system: System) -> Iterator[None]:
+def bad_data(system: System) -> Play:
     """A third of today's check-ins do not say whose they are."""
 
     def nameless(rows: pa.Table) -> pa.Table:
@@ -83,7 +82,7 @@ def _make_again(system: System, section: str, run: Run) -> None:
     system.clear(section, run, "monitor")
 
 
-def late_data(system: System) -> Iterator[None]:
+def late_data(system: System) -> Play:
     """The check-ins of a day ten days ago land today."""
     system.breaks()
     system.must_finish(system.start("daily_aggregation"))
@@ -95,7 +94,7 @@ def late_data(system: System) -> Iterator[None]:
     system.clear("late-data", run, "monitor")
 
 
-def drifted_input(system: System) -> Iterator[None]:
+def drifted_input(system: System) -> Play:
     """Minutes of today come as quarters of an hour."""
 
     def other_unit(rows: pa.Table) -> pa.Table:
@@ -112,7 +111,7 @@ def drifted_input(system: System) -> Iterator[None]:
     _make_again(system, "monitor-drift-psi", run)
 
 
-def publish_refused(system: System) -> Iterator[None]:
+def publish_refused(system: System) -> Play:
     """A third of today's forecasts is lost, and the ledger calls what is left ready."""
     world = system.states.world
     settings, declared = Settings.from_environment(system.airflow.environment), load(NAME)
@@ -142,7 +141,7 @@ def _lose_a_shard(world: World) -> None:
     replace(uris["ledger"], entered.set_column(column, "version", newest), where=where)
 
 
-def model_corrupted(system: System) -> Iterator[None]:
+def model_corrupted(system: System) -> Play:
     """A byte of the champion's weights is another one."""
     path = _weights(system)
     whole = bytearray(path.read_bytes())
@@ -211,7 +210,7 @@ FAULTS = (
     Fault(
         "drifted input",
         drifted_input,
-        Told("monitor", r"drift_psi \(activity.minutes\)"),
+        Told("monitor", r"activity\.minutes: drift_psi is"),
         ends="judged",
     ),
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks._gameday_play import Fault
+from benchmarks._gameday_play import Fault, Play
 from benchmarks._gameday_system import System, Told, Unhealthy, wait_for
 from benchmarks._gameday_world import TODAY
 from demo.client import AirflowError, Run
@@ -49,7 +49,7 @@ def _killing(system: System, *words: str) -> Iterator[None]:
         killer.join()
 
 
-def spark_killed(system: System) -> Iterator[None]:
+def spark_killed(system: System) -> Play:
     """The JVM of `aggregate` is killed with -9, on every try."""
     run = system.start("daily_aggregation")
     assert wait_for(lambda: system.processes("org.apache.spark.deploy"))
@@ -59,7 +59,7 @@ def spark_killed(system: System) -> Iterator[None]:
     system.clear("aggregate", run, "aggregate")
 
 
-def triggerer_killed(system: System) -> Iterator[None]:
+def triggerer_killed(system: System) -> Play:
     """The triggerer is killed with -9 while a wait sleeps in it, and nobody starts it again.
 
     It is also what tells of lateness: the run is late meanwhile, and that is heard afterwards.
@@ -77,7 +77,7 @@ def triggerer_killed(system: System) -> Iterator[None]:
     system.must_finish(run)
 
 
-def database_locked(system: System) -> Iterator[None]:
+def database_locked(system: System) -> Play:
     """Something holds Airflow's SQLite while `aggregate` runs."""
     run = system.start("daily_aggregation")
     assert wait_for(lambda: system.processes("lumos", "aggregate"))
@@ -103,7 +103,7 @@ def _ended(system: System) -> list[str]:
     return [name for name in names if not system.airflow.is_running(name)]
 
 
-def disk_full(system: System) -> Iterator[None]:
+def disk_full(system: System) -> Play:
     """The lake's disk, a file system of its own, has no room left."""
     lake = system.states.world.home / "lake"
     subprocess.run(
@@ -127,7 +127,7 @@ def _fill(path: Path) -> None:
         file.write(b"\0" * (found.f_bavail * found.f_frsize - _LEFT_BYTES))
 
 
-def mlflow_down(system: System) -> Iterator[None]:
+def mlflow_down(system: System) -> Play:
     """The registry's server is killed with -9."""
     system.breaks()
     system.registry.kill()
@@ -137,7 +137,7 @@ def mlflow_down(system: System) -> Iterator[None]:
     system.clear("resolve", run, "resolve", says="start it, then clear the task")
 
 
-def stuck_task(system: System) -> Iterator[None]:
+def stuck_task(system: System) -> Play:
     """The process of `embed` stands still: it neither ends nor says a word."""
     run = system.start("embedding")
     found = wait_for(lambda: system.processes("lumos", "embed"))
@@ -174,7 +174,7 @@ SerializedDagModel.get_dag(sys.argv[1]).create_dagrun(
 """
 
 
-def clock_change(system: System) -> Iterator[None]:
+def clock_change(system: System) -> Play:
     """Scores are due at 02:30 in Berlin, on the night on which the clock goes from 2 to 3."""
     system.breaks()
     subprocess.run(
@@ -208,7 +208,7 @@ class TwoAlive:
         return f"{number} schedulers" if number > 1 else ""
 
 
-def two_schedulers(system: System) -> Iterator[None]:
+def two_schedulers(system: System) -> Play:
     """A second scheduler runs on the same database, through a whole run."""
     port = {"AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port())}
     system.breaks()
@@ -231,19 +231,24 @@ def two_schedulers(system: System) -> Iterator[None]:
 
 _NIGHT = dt.datetime.combine(TODAY + dt.timedelta(days=1), dt.time(3, 30))
 FAULTS = (
-    Fault("spark killed", spark_killed, Told("aggregate", ""), ends="aggregated"),
+    Fault(
+        "spark killed",
+        spark_killed,
+        Told("aggregate", "aggregate ended with exit code 1"),
+        ends="aggregated",
+    ),
     Fault("triggerer killed", triggerer_killed, Unhealthy("triggerer"), ends="embedded"),
     Fault("database locked", database_locked, Unhealthy("scheduler"), ends="aggregated"),
     Fault(
         "disk full",
         disk_full,
-        Told("aggregate", "No space left"),
+        Told("aggregate", "aggregate ended with exit code 1"),
         ends="aggregated",
     ),
     Fault(
         "MLflow down",
         mlflow_down,
-        Told("resolve", ""),
+        Told("resolve", "resolve ended with exit code 1"),
         begins="judged",
         ends="published",
     ),

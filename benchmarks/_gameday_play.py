@@ -4,13 +4,15 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from benchmarks._gameday_system import PATIENCE_SECONDS, Expected, System, wait_for
 from benchmarks._gameday_world import compare, shown
 
+# Breaks something, yields once, and goes on when it was noticed.
+Play = Generator[None, None, None]
 _STEPS = 100  # of the runbook, of which the table shows so many characters
 
 
@@ -28,7 +30,7 @@ class Fault:
     """
 
     name: str
-    play: Callable[[System], Iterator[None]]
+    play: Callable[[System], Play]
     alert: Expected
     ends: str
     begins: str = "yesterday"

@@ -35,6 +35,8 @@ YESTERDAY = TODAY - dt.timedelta(days=1)
 NUM_DAYS = (YESTERDAY - raw.FIRST_DAY).days + 1
 LATE_BY_DAYS = 10  # beyond the three that `aggregate` looks back
 _KEPT = ("lake", "mlartifacts", "mlflow.db", "reports")
+# And when it was published, which is another moment.
+_IGNORED = {**NAMES_VERSIONS, "manifests": NAMES_VERSIONS["manifests"] | {"created"}}
 _ZONE = ZoneInfo("Asia/Kolkata")
 
 
@@ -92,7 +94,7 @@ class States:
     def rows(self, name: str) -> dict[str, list[str]]:
         """Every row of a state, by table."""
         if name not in self._rows:
-            self._rows[name] = contents(self.make(name), ignore=NAMES_VERSIONS)
+            self._rows[name] = contents(self.make(name), ignore=_IGNORED)
         return self._rows[name]
 
 
@@ -180,10 +182,10 @@ def _until_yesterday(world: World) -> None:
         world.run(verb, date=YESTERDAY)
 
 
-def _verbs(*verbs: str, **options: Mapping[str, object]) -> Callable[[World], None]:
+def _verbs(*verbs: str) -> Callable[[World], None]:
     def run(world: World) -> None:
         for verb in verbs:
-            world.run(verb, **options.get(verb, {}))
+            world.run(verb)
 
     return run
 
@@ -246,7 +248,7 @@ def compare(
     world: World, twin: Mapping[str, list[str]], *, only: tuple[str, ...] = ()
 ) -> Difference:
     """Row by row, in all tables or in those named; repeated keys count as doubled too."""
-    ours = contents(world, ignore=NAMES_VERSIONS)
+    ours = contents(world, ignore=_IGNORED)
     names = only or tuple(sorted({*ours, *twin}))
     counted = {name: (Counter(ours.get(name, [])), Counter(twin.get(name, []))) for name in names}
     lost = {name: (theirs - mine).total() for name, (mine, theirs) in counted.items()}
