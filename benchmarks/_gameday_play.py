@@ -13,6 +13,7 @@ from benchmarks._gameday_world import compare, shown
 
 # Breaks something, yields once, and goes on when it was noticed.
 Play = Generator[None, None, None]
+_QUIET_SECONDS = 4
 _STEPS = 100  # of the runbook, of which the table shows so many characters
 
 
@@ -51,6 +52,8 @@ class Outcome:
         steps: Of the runbook, that were taken.
         is_mended: Whether they went well and the twin's rows are there.
         wrong: Rows lost or doubled.
+        still_open: Alerts that nobody closed.
+        tries: Of tasks that needed more than one, clearing them among it.
         note: What went otherwise.
     """
 
@@ -65,6 +68,7 @@ class Outcome:
     is_mended: bool = False
     wrong: int | None = None
     still_open: list[str] = field(default_factory=list)
+    tries: dict[str, int] = field(default_factory=dict)
     note: str = ""
     took_seconds: float = 0
 
@@ -93,8 +97,17 @@ HEADER = (
 
 def sentence(said: str) -> str:
     """The message of an alert, without what Slack needs around it."""
-    texts = re.findall(r'"text": "((?:[^"\\]|\\.)*)"', said) or [said]
-    return " | ".join(text for text in texts if len(text) > 40)[:400]
+    texts = re.findall(r'"text": "((?:[^"\\]|\\.)*)"', said)
+    return " | ".join(text for text in texts if len(text) > 40)[:400] or said
+
+
+def _settle(system: System) -> None:
+    """Wait until what was started has no more to say: a task's last callback outlives its run."""
+    heard, since = len(system.heard()), time.monotonic()
+    while time.monotonic() - since < _QUIET_SECONDS:
+        time.sleep(0.1)
+        if len(system.heard()) != heard:
+            heard, since = len(system.heard()), time.monotonic()
 
 
 def played(fault: Fault, system: System) -> Outcome:
@@ -113,6 +126,7 @@ def played(fault: Fault, system: System) -> Outcome:
         with suppress(StopIteration):
             next(play)
         wait_for(lambda: fault.alert.name not in system.open_alerts(), seconds=20)
+        _settle(system)
         difference = compare(system.states.world, system.states.rows(fault.ends), only=fault.only)
         outcome.wrong = difference.number
         outcome.is_mended = outcome.is_noticed and not difference.number
@@ -124,6 +138,11 @@ def played(fault: Fault, system: System) -> Outcome:
     finally:
         play.close()
         system.tidy()
+    outcome.tries = {
+        task.task_id: task.try_number
+        for task in system.airflow.tasks(system.runs)
+        if task.try_number > 1
+    }
     names = system.names_heard()
     outcome.times_told = names.count(fault.alert.name)
     outcome.also = [name for name in names if name != fault.alert.name]
