@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks._gameday_play import Fault, Play
-from benchmarks._gameday_system import System, Told, Unhealthy, wait_for
+from benchmarks._gameday_registry import wait_for
+from benchmarks._gameday_system import System, Told, Unhealthy
 from benchmarks._gameday_world import TODAY
 from demo.client import AirflowError, Run
 from demo.processes import Component, free_port

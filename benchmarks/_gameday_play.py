@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from benchmarks._gameday_system import PATIENCE_SECONDS, Expected, System, wait_for
+from benchmarks._gameday_registry import PATIENCE_SECONDS, wait_for
+from benchmarks._gameday_system import Expected, System
 from benchmarks._gameday_world import compare, shown
 
 # Breaks something, yields once, and goes on when it was noticed.

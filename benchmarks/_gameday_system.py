@@ -6,31 +6,28 @@ typed as it stands there, a task is cleared or marked failed, a component is sta
 
 import contextlib
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import psutil
 
+from benchmarks._gameday_registry import PATIENCE_SECONDS, Registry, wait_for
+from benchmarks._gameday_runbook import NotInTheRunbook, commands, sections
 from benchmarks._gameday_world import NAME, TODAY, States, put
 from demo.airflow import LocalAirflow
 from demo.client import AirflowError, Run
-from demo.processes import Component, free_port
 from lumos.delta import read
-from lumos.settings import REPOSITORY
 from lumos.tables import alerts_uri
 from tests.airflow.sinks import Sinks, sinks
 from tests.conftest import World
 
-PATIENCE_SECONDS = 180
 # Shorter than in production, and nothing else: a retry after a second, a lost worker or component
 # noticed after some seconds, a registry that is down asked twice.
 ENVIRONMENT = {
@@ -46,39 +43,6 @@ SETTINGS = {
     "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "20",
     "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "20",
 }
-
-
-T = TypeVar("T")
-
-
-class NotInTheRunbook(Exception):
-    """A step was wanted that the runbook's section does not have."""
-
-
-def sections() -> dict[str, str]:
-    """The runbook's text by heading of the second level."""
-    text = (REPOSITORY / "docs" / "runbook.md").read_text(encoding="utf-8")
-    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def commands(section: str) -> list[str]:
-    """What a section says to type: lines of its blocks, and commands in backticks."""
-    text = sections()[section]
-    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
-    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    return lines + [code for code in re.findall(r"`([^`]+)`", prose) if " " in code]
-
-
-def wait_for(what: Callable[[], T], *, seconds: float = PATIENCE_SECONDS) -> T | None:
-    """The first true answer, or nothing if it takes too long."""
-    until = time.monotonic() + seconds
-    while not (found := what()):
-        if time.monotonic() > until:
-            return None
-        time.sleep(0.1)
-    return found
 
 
 @dataclass(frozen=True)
@@ -289,57 +253,6 @@ class System:
                     if process.environ().get("LUMOS_HOME") == home and "guard.py" not in str(line):
                         found.append(process)
         return found
-
-
-@dataclass
-class Registry:
-    """MLflow's own server, on the world's database."""
-
-    home: Path
-    port: int = field(default_factory=free_port)
-    _process: Component | None = None
-
-    @property
-    def uri(self) -> str:
-        """Where it answers."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        import httpx
-
-        database = f"sqlite:///{self.home / 'mlflow.db'}"
-        argv = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-        argv += ["--host", "127.0.0.1", "--port", str(self.port), "--no-serve-artifacts"]
-        argv += ["--backend-store-uri", database]
-        argv += ["--default-artifact-root", (self.home / "mlartifacts").as_uri()]
-        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-        self._process = Component("mlflow", argv, folder=self.home, environment=environment)
-
-        def answers() -> bool:
-            with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"{self.uri}/health").is_success
-            return False
-
-        if not wait_for(answers, seconds=60):
-            raise RuntimeError(self._process.last_lines())
-
-    def kill(self) -> None:
-        """End it with -9."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-
-    @contextmanager
-    def away_for(self, home: Path) -> Iterator[None]:
-        """Stop it while its database is replaced, if it is replaced by another one."""
-        mine, other = self.home / "mlflow.db", home / "mlflow.db"
-        is_same = mine.exists() and mine.read_bytes() == other.read_bytes()
-        if not is_same:
-            self.kill()
-        yield
-        if self._process is None:
-            self.start()
 
 
 @contextmanager

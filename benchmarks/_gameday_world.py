@@ -19,14 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lumos.config import EvaluationConfig, Recipe
+from benchmarks._gameday_recipe import recipe
 from lumos.delta import read
 from lumos.recipes import load
 from lumos.serve.manifest import LIVE, read_manifests
 from lumos.tables import table_uri, tables
 from tests.conftest import WHERE_WE_WORK, World, prepared_jars
 from tests.gym.gym_world import raw
-from tests.gym.gym_world import recipe as gym
 from tests.test_promises import NAMES_VERSIONS, contents
 
 # Its data interval ends on the night on which Berlin has no 02:30.
@@ -35,28 +34,10 @@ YESTERDAY = TODAY - dt.timedelta(days=1)
 NUM_DAYS = (YESTERDAY - raw.FIRST_DAY).days + 1
 LATE_BY_DAYS = 10  # beyond the three that `aggregate` looks back
 _KEPT = ("lake", "mlartifacts", "mlflow.db", "reports")
+NAME = f"{recipe.__module__}:{recipe.__name__}"
 # And when it was published, which is another moment.
 _IGNORED = {**NAMES_VERSIONS, "manifests": NAMES_VERSIONS["manifests"] | {"created"}}
 _ZONE = ZoneInfo("Asia/Kolkata")
-
-
-def recipe() -> Recipe:
-    """The gym, whose platform says when a check-in landed; models are promoted as they come."""
-    fields = gym.recipe().model_dump()
-    for table in fields["raw"]:
-        if table["name"] == "checkins":
-            table["columns"] = {**table["columns"], "landed_on": "date"}
-            table["landed_on"] = "landed_on"
-    fields["evaluation"] = EvaluationConfig(
-        num_origins=2, days_between_origins=7, margin=1, baseline_margin=1
-    ).model_dump()
-    fields["training"]["epochs"] = 20
-    # One publication lies before today's, of a Friday, which tells little of a Saturday.
-    fields["publishing"]["max_drift"] = 0.6
-    return Recipe.model_validate(fields)
-
-
-NAME = f"{recipe.__module__}:{recipe.__name__}"
 
 
 @dataclass
