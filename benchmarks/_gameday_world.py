@@ -85,11 +85,14 @@ def put(source: Path, target: Path) -> None:
     if not (target / "spark").exists():
         prepared_jars(target)
     for name in _KEPT:
-        _remove(target / name)
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-        elif (source / name).exists():
-            shutil.copy2(source / name, target / name)
+        ours, theirs = target / name, source / name
+        if ours.is_file() and theirs.is_file() and ours.read_bytes() == theirs.read_bytes():
+            continue  # the registry's server has it open
+        _remove(ours)
+        if theirs.is_dir():
+            shutil.copytree(theirs, ours, dirs_exist_ok=True)
+        elif theirs.exists():
+            shutil.copy2(theirs, ours)
 
 
 def _remove(path: Path) -> None:
