@@ -121,9 +121,23 @@ class LocalAirflow(AirflowClient):
 
     def crash(self, name: str) -> None:
         """Kill a component with -9, and start it again as its host's supervisor would."""
-        place = [component.name for component in self._components].index(name)
-        self._components[place].kill()
-        self._components[place] = self._component(name)
+        self.kill(name)
+        self.restart(name)
+
+    def kill(self, name: str) -> None:
+        """Kill a component with -9, and let it lie."""
+        self._components[self._place(name)].kill()
+
+    def restart(self, name: str) -> None:
+        """Start a component that has ended, by itself or killed."""
+        self._components[self._place(name)] = self._component(name)
+
+    def is_running(self, name: str) -> bool:
+        """Whether a component has not ended."""
+        return self._components[self._place(name)].is_running
+
+    def _place(self, name: str) -> int:
+        return [component.name for component in self._components].index(name)
 
     def _component(self, name: str) -> Component:
         argv = [sys.executable, "-m", "airflow", name]

@@ -271,7 +271,8 @@ def _report(plan: Plan, rows: Rows, versions: Mapping[str, int]) -> Report:
             "rejected": dict(sorted(reasons.items())),
             "empty_days": len(empty),
             "last_empty_days": empty[-10:],
-            # `monitor` compares what each date's run saw.
+            # `monitor` tells of these, and compares what each date's run saw.
+            "late_rows": reasons[facts.LATE],
             "raw_schema": {name: dict(source.types) for name, source in plan.sources.items()},
         },
     )

@@ -7,7 +7,15 @@ FORECASTS: Final = "forecasts"
 
 # Each name belongs to one half, so that neither half wipes the other's rows.
 OF: Final = {
-    TABLES: ("freshness", "volume", "schema", "drift_psi", "drift_ks"),
+    TABLES: (
+        "freshness",
+        "volume",
+        "rejected_rows",
+        "late_rows",
+        "schema",
+        "drift_psi",
+        "drift_ks",
+    ),
     FORECASTS: (
         "publication_freshness",
         "prediction_psi",

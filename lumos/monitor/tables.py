@@ -20,6 +20,8 @@ _CONTRACT = ("activity", "users", "event_context")
 # Of the logarithm of a count: a third fewer or half as many again, and half or twice as many.
 _VOLUME = Limits(0.4, 0.69)
 _LOOK_VOLUME = "Look at the raw tables: did all of the day land, once"
+_LOOK_REJECTED = "Look at quarantine, which has them with their reasons"
+_LOOK_LATE = "They are in quarantine: aggregate as far back as the oldest of them"
 _LOOK_DRIFT = "Look at its histogram on the page, then at the SELECT and at the platform's releases"
 
 
@@ -52,7 +54,13 @@ class TableMonitors:
     def findings(self) -> list[Metric]:
         """Every monitor of the half, in the order of their names."""
         known = reference(self._request, self._versions)
-        return [*self._freshness(known), self._volume(known), *self._schema(), *self._drift(known)]
+        return [
+            *self._freshness(known),
+            self._volume(known),
+            *self._rejected(),
+            *self._schema(),
+            *self._drift(known),
+        ]
 
     def _freshness(self, known: Reference) -> Iterator[Metric]:
         date = self._request.date
@@ -126,6 +134,36 @@ class TableMonitors:
             look=_LOOK_VOLUME,
             is_log=True,
         )
+
+    def _rejected(self) -> Iterator[Metric]:
+        """Raw rows that the date's run could not use, and those that came too late for their day.
+
+        No day has them, and nobody will miss them by looking at any day alone.
+        """
+        date, report = self._request.date, self._now.report
+        landed, late = report.metrics.get("raw_rows_landed"), report.details.get("late_rows") or 0
+        rejected = report.rows_rejected - late
+        most = self._request.recipe.quality.max_quarantined_share
+        share = rejected / landed if landed else 0.0
+        reasons = report.details.get("rejected") or {}
+        said = ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+        message = (
+            f"raw: {rejected} of {landed or 0:.0f} rows ({share:.1%}) of the days that `aggregate` "
+            f"of {date} looked at were rejected; {most:.1%} is allowed."
+        )
+        if share > most:
+            message += f" {_LOOK_REJECTED}: {said}."
+            yield Metric("rejected_rows", share, "raw", "warning", message)
+        else:
+            yield Metric("rejected_rows", share, "raw", "ok", message)
+        message = (
+            f"raw: {late} rows had landed by {date} for days that `aggregate` of the date no "
+            "longer looks back to."
+        )
+        if late:
+            yield Metric("late_rows", float(late), "raw", "warning", f"{message} {_LOOK_LATE}.")
+        else:
+            yield Metric("late_rows", 0.0, "raw", "ok", message)
 
     def _schema(self) -> Iterator[Metric]:
         """Columns and types of the date's tables against the previous ready date's."""

@@ -137,12 +137,14 @@ def test_a_late_row_waits_in_quarantine_until_its_day_is_open_again(aggregated: 
         "orders",
         [order(20, 1), order(21, 0, landed=1, customer=2), order(22, -6, landed=1, customer=2)],
     )
-    shop.aggregate(1)
+    report = shop.aggregate(1)
+    assert report.details["late_rows"] == 1, "what the monitor tells of"
     assert active_days(shop)[("2", D)] == 2, "late by one day: counted"
     assert ("2", day(-6)) not in active_days(shop)
     assert reasons(shop) == {"late for a closed day": 1}
 
-    shop.aggregate(1, days=9)
+    report = shop.aggregate(1, days=9)
+    assert report.details["late_rows"] == 0
     assert active_days(shop)[("2", day(-6))] == 1
     assert reasons(shop) == {}
 

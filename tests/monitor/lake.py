@@ -65,6 +65,8 @@ def enter_day(
     *,
     first_day: dt.date | None = None,
     raw_schema: dict[str, dict[str, str]] | None = None,
+    rejected: dict[str, int] | None = None,
+    late_rows: int = 0,
 ) -> None:
     """What `aggregate` enters of a day."""
     request = world.request("aggregate", date=day)
@@ -72,7 +74,13 @@ def enter_day(
         TableWritten(table=name, version=at, rows=1)
         for name, at in (("activity", version), ("users", 1), ("event_context", 1))
     )
-    report = request.report(tables=written, details={"raw_schema": raw_schema or RAW})
+    reasons = rejected or {}
+    report = request.report(
+        tables=written,
+        rows_rejected=sum(reasons.values()) + late_rows,
+        metrics={"raw_rows_landed": 100.0},
+        details={"raw_schema": raw_schema or RAW, "rejected": reasons, "late_rows": late_rows},
+    )
     ledger.record(request, report, inputs={"raw": version}, first_day=first_day or day)
 
 

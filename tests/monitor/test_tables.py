@@ -86,6 +86,30 @@ def test_a_day_without_a_row_is_stale_and_its_drift_unknown(gym):
     assert ("drift_psi", "activity.minutes") not in found
 
 
+def test_more_rejected_rows_than_allowed_are_a_warning_with_their_reasons(gym):
+    enter_day(gym, DATE, write_day(gym, DATE), rejected={"null user": 1})
+    assert gym.run("monitor", of="tables").details["findings"] == []
+    enter_day(gym, DATE, write_day(gym, DATE), rejected={"null user": 2}, late_rows=0)
+    (found,) = gym.run("monitor", of="tables").details["findings"]
+    assert (found["name"], found["segment"], found["verdict"]) == (
+        "rejected_rows",
+        "raw",
+        "warning",
+    )
+    assert "2 of 100 rows (2.0%)" in found["message"]
+    assert "2 null user" in found["message"]
+
+
+def test_rows_too_late_for_their_days_are_a_warning_of_the_mornings_that_see_them(gym):
+    enter_day(gym, DATE, write_day(gym, DATE), late_rows=3)
+    gym.run("monitor", of="tables")  # never red: the day itself is whole
+    (found,) = gym.run("monitor", of="tables").details["findings"]
+    assert (found["name"], found["segment"], found["verdict"]) == ("late_rows", "raw", "warning")
+    assert "3 rows" in found["message"]
+    enter_day(gym, DATE, write_day(gym, DATE))  # aggregated again, further back
+    assert gym.run("monitor", of="tables").details["findings"] == []
+
+
 def test_columns_that_come_go_or_change_are_told_apart(gym):
     changed = {name: dict(columns) for name, columns in RAW.items()}
     changed["checkins"]["mood"] = "string"
