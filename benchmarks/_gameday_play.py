@@ -15,7 +15,7 @@ from benchmarks._gameday_world import compare, shown
 # Breaks something, yields once, and goes on when it was noticed.
 Play = Generator[None, None, None]
 _QUIET_SECONDS = 4
-_STEPS = 100  # of the runbook, of which the table shows so many characters
+_NOTE_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Outcome:
         mended = ", ".join(sections) if self.is_mended else "NOT"
         return (
             f"{self.name:24} {self.alert:24} {self.seen[:24]:24} {seconds:>7} "
-            f"{mended:34} {wrong:>5} {self.note[:_STEPS]}"
+            f"{mended:34} {wrong:>5} {' '.join(self.note.split())[:_NOTE_CHARACTERS]}"
         )
 
 

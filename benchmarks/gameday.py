@@ -6,9 +6,11 @@ alert that should tell of it. Then what that alert's section of docs/runbook.md 
 by word, and every row of every table is compared with the same morning undisturbed.
 ``python -m benchmarks.gameday [--only "bad data" ...]``.
 
-The last line of stdout is JSON: ``faults``; ``noticed`` by the right alert; ``mended`` by the
-runbook; ``lost_or_doubled`` rows, keys and publications, of all faults; ``median_alert_s`` from the
-fault to its alert; ``details`` a fault. The bar: all noticed, all mended, nothing lost or doubled.
+The last line of stdout is JSON: ``faults``; ``noticed`` by what should tell of it; ``told``, those
+of which somebody was told (the others are seen by whoever asks Airflow for its health and its jobs,
+as docs/alerts.md says); ``mended`` by the runbook; ``lost_or_doubled`` rows, keys and publications
+of all faults; ``median_alert_s`` from a fault to its alert; ``details`` of each. The bar: all
+noticed, all mended, nothing lost or doubled.
 """
 
 import argparse
@@ -70,6 +72,7 @@ def summary(outcomes: list[Outcome]) -> dict[str, object]:
     return {
         "faults": len(outcomes),
         "noticed": sum(each.is_noticed for each in outcomes),
+        "told": sum(each.is_noticed and each.times_told > 0 for each in outcomes),
         "mended": sum(each.is_mended for each in outcomes),
         "lost_or_doubled": sum(each.wrong or 0 for each in outcomes),
         "not_compared": sum(each.wrong is None for each in outcomes),
