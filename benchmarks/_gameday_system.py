@@ -19,7 +19,6 @@ from typing import Protocol
 import psutil
 
 from benchmarks._gameday_registry import PATIENCE_SECONDS, Registry, wait_for
-from benchmarks._gameday_runbook import NotInTheRunbook, commands, sections
 from benchmarks._gameday_world import NAME, TODAY, States, put
 from demo.airflow import LocalAirflow
 from demo.client import AirflowError, Run
@@ -27,6 +26,7 @@ from lumos.delta import read
 from lumos.tables import alerts_uri
 from tests.airflow.sinks import Sinks, sinks
 from tests.conftest import World
+from tests.runbook import commands, sections
 
 # Shorter than in production, and nothing else: a retry after a second, a lost worker or component
 # noticed after some seconds, a registry that is down asked twice.
@@ -43,6 +43,10 @@ SETTINGS = {
     "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "20",
     "TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "20",
 }
+
+
+class NotInTheRunbook(Exception):
+    """A step was wanted that the runbook's section does not have."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +176,9 @@ class System:
             NotInTheRunbook: It has not.
             RuntimeError: The command failed.
         """
-        if command not in commands(section):
-            msg = f"section {section} says nothing of {command!r}; it has {commands(section)}"
+        known = commands(sections()[section])
+        if command not in known:
+            msg = f"section {section} says nothing of {command!r}; it has {known}"
             raise NotInTheRunbook(msg)
         self.done.append(f"{section}: {command}")
         program, *arguments = shlex.split(command.replace("$DATE", TODAY.isoformat()))

@@ -6,11 +6,11 @@ import pytest
 
 from benchmarks._gameday_play import sentence
 from benchmarks._gameday_recipe import recipe
-from benchmarks._gameday_runbook import commands, sections
 from benchmarks._gameday_system import Told
 from benchmarks._gameday_world import MAKING
 from benchmarks.gameday import FAULTS
 from lumos.recipes import load
+from tests.runbook import commands, sections
 
 
 def test_there_are_fifteen_faults_each_with_states_that_are_made():
@@ -24,7 +24,7 @@ def test_every_alert_that_is_waited_for_has_its_section():
 
 
 def test_commands_are_those_of_blocks_and_of_backticks():
-    found = commands("publish")
+    found = commands(sections()["publish"])
     assert {"lumos score --date $DATE --force", "lumos publish --date $DATE"} <= set(found)
 
 

@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from airflow.cli.cli_parser import get_parser
@@ -23,10 +22,11 @@ from lumos.serve.manifest import read_scores
 from lumos.serve.rolls import Compared
 from lumos.settings import REPOSITORY
 from tests.conftest import enter
+from tests.runbook import RUNBOOK, blocks, commands, sections
 from tests.serve.lake import write_lake
 from tests.serve.models import crown, register
 
-DOCS = [REPOSITORY / "docs" / name for name in ("runbook.md", "backfill.md")]
+DOCS = [RUNBOOK, REPOSITORY / "docs" / "backfill.md"]
 VALUES = {
     "$DATE": "2026-01-05",
     "$FROM": "2026-01-01",
@@ -37,22 +37,6 @@ VALUES = {
     "$USER_ID": "m-003",
 }
 _LABELS = ("Means", "Affected", "Check", "Do", "Wake")
-
-
-def sections(path: Path = DOCS[0]) -> dict[str, str]:
-    """Text by heading of the second level."""
-    parts = re.split(r"^## (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def commands(path: Path) -> list[str]:
-    """What a person is told to type: blocks, and what stands in backticks and is a command."""
-    text = path.read_text(encoding="utf-8")
-    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
-    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    lines += [code for code in re.findall(r"`([^`]+)`", prose) if code.startswith("lumos ")]
-    return [filled(line) for line in lines if line != "lumos"]
 
 
 def filled(line: str) -> str:
@@ -119,7 +103,8 @@ def test_every_link_within_the_documents_leads_somewhere(path):
 
 
 @pytest.mark.parametrize(
-    "command", sorted({command for path in DOCS for command in commands(path)})
+    "command",
+    sorted({filled(line) for path in DOCS for line in commands(path.read_text(encoding="utf-8"))}),
 )
 def test_every_command_parses(command):
     program, *arguments = shlex.split(command)
@@ -171,7 +156,9 @@ def test_wrong_scores_and_a_user_to_be_forgotten_are_gone_by_the_runbooks_own_co
         world.run(verb)
     user = "m-003é"
     values = {"$DATE": str(world.date), "$USER_ID": user}
-    typed = [*blocks("rollback-of-scores"), *blocks("erase-a-user")]
+    typed = [
+        line for name in ("rollback-of-scores", "erase-a-user") for line in blocks(sections()[name])
+    ]
     assert [line.split()[1] for line in typed] == ["retract", "publish", "erase", "erase", "export"]
     said = []
     for line in typed[:-1]:  # the last one is for recipes with stores
@@ -187,9 +174,3 @@ def test_wrong_scores_and_a_user_to_be_forgotten_are_gone_by_the_runbooks_own_co
     scores = read_scores(world.settings, recipe, today=world.date)
     assert said[2]["details"]["rows"]["scores"] == 1  # it is published again, and then without
     assert user not in scores["user_id"].to_pylist()
-
-
-def blocks(section: str) -> list[str]:
-    """The commands of a section, as they stand there."""
-    found = re.findall(r"```bash\n(.*?)```", sections()[section], flags=re.DOTALL)
-    return [line for block in found for line in block.splitlines()]
