@@ -5,7 +5,6 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from lumos.accio.loader import Accio
 from lumos.accio.stream import Sampling
@@ -14,27 +13,13 @@ from lumos.verbs import BadInput
 from tests.accio.one_epoch import COLUMNS
 from tests.accio.test_table import clicks as written
 from tests.accio.test_table import row
-
-BUCKET = "lake"
+from tests.s3 import bucket
 
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket=BUCKET)
-    yield f"s3://{BUCKET}/a lake/sequences"
-    server.stop()
+    with bucket(monkeypatch) as uri:
+        yield f"{uri}/a lake/sequences"
 
 
 def test_a_table_in_a_bucket_gives_the_batches_of_the_same_table_on_disk(
@@ -56,7 +41,7 @@ def test_a_table_in_a_bucket_gives_the_batches_of_the_same_table_on_disk(
     assert batches(s3.replace("s3://", "s3a://"), 0) == expected
 
     table = SequenceTable.open(s3, COLUMNS)
-    bucket, key = table.files[0].path.split("/", 1)
-    boto3.client("s3").delete_object(Bucket=bucket, Key=key)
+    name, key = table.files[0].path.split("/", 1)
+    boto3.client("s3").delete_object(Bucket=name, Key=key)
     with pytest.raises(BadInput, match="vacuumed"):
         table.read(0)

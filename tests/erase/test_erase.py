@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +27,7 @@ from lumos.settings import REPOSITORY
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput
 from tests.conftest import RECIPE, World, enter
+from tests.s3 import bucket
 from tests.serve.lake import DATES, write_lake
 from tests.serve.models import crown, register
 
@@ -310,6 +312,24 @@ def test_a_log_that_names_the_user_in_statistics_is_forgotten(tmp_path):
     forget(target)
     assert not scan(target, place, users)
     assert read(target)["user_id"].to_pylist() == ["zz"]
+
+
+def test_a_table_in_a_bucket_forgets_as_one_on_a_disk_does(monkeypatch):
+    users, place = pa.array([USER]), places(GYM)[0]
+    with bucket(monkeypatch) as lake:
+        target = f"{lake}/a lake/activity"
+        days = pa.array([YESTERDAY, TODAY, TODAY])
+        table = pa.table({"user_id": [USER, USER, "zz"], "day": days})
+        replace(target, table, where=None, partition=("day",))
+        held = scan(target, place, users)
+        assert sum(held.files.values()) == remove(target, place, held, users) == 2
+        forget(target)
+        assert not scan(target, place, users)
+        assert read(target)["user_id"].to_pylist() == ["zz"]
+        keys = boto3.client("s3").list_objects_v2(Bucket="lake")["Contents"]
+        assert (
+            sum(key["Key"].endswith(".parquet") and "_log" not in key["Key"] for key in keys) == 1
+        )
 
 
 def test_a_file_that_a_writer_was_killed_at_goes_too_but_one_of_the_table_is_not_passed_over(
