@@ -29,6 +29,7 @@ from lumos.verbs import BAD_INPUT, DONE, FAULT, REFUSED, BadInput, GateRefused, 
 
 log = logging.getLogger("lumos")
 
+_WHY_CHARACTERS = 300
 # Their INFO lines say nothing to whoever reads a task's log.
 _TALKATIVE = ("py4j", "great_expectations", "alembic", "mlflow", "matplotlib")
 
@@ -334,8 +335,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GateRefused as error:
         log.error("refused: %s", error)
         return REFUSED
-    except Exception:
-        log.exception("lumos %s failed; a retry may help", arguments.verb)
+    except Exception as error:
+        # The line that an alert carries: whoever is paged should not have to open the log.
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:_WHY_CHARACTERS]
+        log.exception("lumos %s failed (%s); a retry may help", arguments.verb, why)
         return FAULT
     if is_first:
         sys.stdout.write(report.model_dump_json() + "\n")

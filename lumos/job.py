@@ -60,9 +60,7 @@ class _LastError(logging.Handler):
     text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        cause = record.exc_info[1] if record.exc_info else None
-        said = record.getMessage() + (f" ({type(cause).__name__}: {cause})" if cause else "")
-        self.text = said[:_MOST_ERROR]
+        self.text = record.getMessage()[:_MOST_ERROR]
 
 
 def pack(job: Job) -> str:

@@ -55,7 +55,7 @@ def verb(monkeypatch, name):
     ("name", "code", "said"),
     [
         ("speak", 0, ""),
-        ("stumble", 1, "a retry may help"),
+        ("stumble", 1, "failed (ConnectionError: the network blinked); a retry may help"),
         ("give_up", 2, "given a stone, expected bread; bring bread"),
         ("refuse", 3, "refused: sales has 3 values below 0"),
     ],

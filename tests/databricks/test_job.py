@@ -59,19 +59,6 @@ def test_a_failure_raises_what_it_says_so_that_databricks_cannot_take_it_for_a_s
     assert (end.code, end.last_error) == (2, "no rows")
 
 
-def test_the_cause_of_a_fault_is_part_of_the_last_error(verb):
-    def score(arguments):
-        try:
-            raise OSError("S3 was slow")
-        except OSError:
-            logging.getLogger("lumos.serve").exception("lumos score failed; a retry may help")
-        return 1
-
-    verb(score)
-    end = run(Job(arguments=("score",)))
-    assert end.last_error == "lumos score failed; a retry may help (OSError: S3 was slow)"
-
-
 def test_arguments_that_argparse_refuses_are_bad_input():
     assert run(Job(arguments=("score", "--no-such-flag"))).code == 2
 
