@@ -205,7 +205,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "erase": Verb(
         "lumos.erase.run:erase",
-        "take users out of every table, file, log and store, and prove it by a scan",
+        "take users out of tables, their history, pages and stores; a scan of all files proves it",
         (
             Flag("user", str, None, "whose; may be given again and again", is_repeated=True),
             Flag("dry-run", bool, False, "say what there is of them, and change nothing"),

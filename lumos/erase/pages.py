@@ -1,24 +1,32 @@
 """Files beside the lake that name users: reports, and notes of a training that failed."""
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from markupsafe import escape
 
 from lumos.config import Recipe
+from lumos.erase.places import Users
 from lumos.settings import Settings
 
 
-def naming(settings: Settings, recipe: Recipe, users: Sequence[str]) -> Iterator[Path]:
-    """Files under ``LUMOS_HOME`` that name one of the users; all can be made again."""
-    # So a report heads a user's timeline; it names users nowhere else.
-    names = "|".join(re.escape(str(escape(user))) for user in users)
-    named = re.compile(f"<h3>User (?:{names})</h3>")
-    for path in sorted((settings.home / "reports" / recipe.name).rglob("*.html")):
-        if named.search(path.read_text(encoding="utf-8")):
+def naming(settings: Settings, recipe: Recipe, users: Users) -> Iterator[Path]:
+    """Files under ``LUMOS_HOME`` that name one of the users; all can be made again.
+
+    Drafts of them, which a writer was killed at, are found by the same.
+    """
+    # So a report heads a timeline; elsewhere it tells what a check found.
+    names = "|".join(re.escape(str(escape(user))) for user in users.ids)
+    heading = re.compile(f"<h3>User (?:{names})</h3>")
+    for path in _files(settings.home / "reports" / recipe.name):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if heading.search(text) or users.in_sentences.search(text):
             yield path
-    for path in sorted((settings.home / "train" / recipe.name).rglob("not-finite-*.json")):
-        if set(users) & set(json.loads(path.read_text()).get("users", ())):
+    for path in _files(settings.home / "train" / recipe.name):
+        if "not-finite" in path.name and any(f'"{user}"' in path.read_text() for user in users.ids):
             yield path
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())

@@ -13,11 +13,21 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from lumos import ledger
-from lumos.delta import DataFile, data_files, is_marked, rewrite
+from lumos.dates import first_of_window
+from lumos.delta import (
+    DataFile,
+    data_files,
+    is_marked,
+    open_table,
+    predicate,
+    read,
+    rewrite,
+)
 from lumos.erase.remove import MARK
 from lumos.ledger import Entry
 from lumos.serve.manifest import (
@@ -30,13 +40,15 @@ from lumos.serve.manifest import (
     rows_at,
 )
 from lumos.serve.publish import table_of
-from lumos.verbs import Request
+from lumos.tables import table_uri, tables
+from lumos.verbs import BadInput, Request
 
 log = logging.getLogger(__name__)
 
 REASON = "a user was erased, and the rows of this publication went with its version"
-# Rows are only added, by day: whoever reads for a date takes what was known by then.
-_ACCUMULATE = frozenset({"activity", "users", "exposures"})
+# Of all days: whoever reads for a date leaves out what is of later ones. Late rows, though, that
+# came after the date are in the newest version, and so are they for older dates from now on.
+_ACCUMULATE = frozenset({"activity", "users", "exposures", "quarantine"})
 _VACUUMS = ("VACUUM START", "VACUUM END")
 
 
@@ -96,6 +108,15 @@ class Move:
             return 0
         return _num_rows(then, first, last) - _num_rows(now, first, last)
 
+    def num_raw_rows(self, version: int, first: dt.date, last: dt.date) -> float | None:
+        """Raw rows that are counted in `activity` of some days; ``None``: the version is gone."""
+        try:
+            where = predicate(day=(first, last))
+            rows = read(self.uri, version=version, columns=["num_raw_rows"], where=where)
+        except (DeltaError, OSError):
+            return None
+        return None if rows is None else float(pc.sum(rows["num_raw_rows"]).as_py() or 0)
+
     def files(self, version: int) -> list[DataFile] | None:
         """Of a version; ``None`` if the log does not reach back to it."""
         if version not in self._files:
@@ -104,6 +125,64 @@ class Move:
             except DeltaError:
                 self._files[version] = None
         return self._files[version]
+
+
+def refuse_unfinished(request: Request) -> None:
+    """Refuse while an aggregation is half done: the versions that it would go back to would go.
+
+    Raises:
+        BadInput: A day of the newest version is not what the ledger says of it.
+    """
+    uri = table_uri(request.settings, request.recipe, "activity")
+    if open_table(uri) is None:
+        return
+    move, owner = Move.of("activity", uri), dict[dt.date, Entry]()
+    for entry in ledger.entries(request.settings, request.recipe, "activity"):
+        if entry.verdict == ledger.READY:  # oldest first: the latest that covers a day has it
+            days = range((entry.business_date - entry.first_day).days + 1)
+            owner |= {entry.first_day + dt.timedelta(days=n): entry for n in days}
+    for day, entry in sorted(owner.items()):
+        then, now = move.files(entry.version), move.files(move.settled)
+        if then and now and _num_rows(then, day, day) != _num_rows(now, day, day):
+            msg = (
+                f"activity of {day} is not what the ledger pins for {entry.business_date}: an "
+                "aggregation was interrupted. Run it again first (daily_aggregation of the date "
+                f"that is red, or `lumos aggregate --date {entry.business_date} --force`)"
+            )
+            raise BadInput(msg)
+
+
+def move_audits(request: Request, move: Move) -> None:
+    """Let the raw rows that were counted of a date be those of the version that stays.
+
+    `validate` holds them against each other, and would call what was erased lost.
+    """
+    uri = table_uri(request.settings, request.recipe, "metrics")
+    schema = tables(request.recipe)["metrics"].arrow_schema(request.recipe)
+    pinned = {
+        entry.business_date: entry.version
+        for entry in ledger.entries(request.settings, request.recipe, "activity")
+        if entry.verdict == ledger.READY and entry.version != move.newest
+    }
+
+    def moved(rows: pa.Table) -> pa.Table | None:
+        found = rows.to_pylist()
+        audits = {
+            (row["day"], row["name"]): row
+            for row in found
+            if (row["job"], row["segment"]) == ("aggregate", "raw")
+        }
+        for (day, name), row in audits.items():
+            if name == "rows_counted" and day in pinned and (day, "window_days") in audits:
+                first = first_of_window(day, int(audits[day, "window_days"]["value"]))
+                # What is of the newest version already was moved by a run that was killed.
+                if row["value"] == move.num_raw_rows(pinned[day], first, day):
+                    row["value"] = move.num_raw_rows(move.newest, first, day)
+        now = pa.Table.from_pylist(found, schema=rows.schema)
+        return None if now.equals(rows) else now
+
+    if pinned and open_table(uri) is not None:
+        rewrite(uri, schema, moved)
 
 
 def move_ledger(request: Request, moves: Mapping[str, Move]) -> None:
@@ -160,7 +239,11 @@ def _manifest(request: Request, move: Move, old: Manifest, now: dt.datetime) -> 
         return old
     if old.state == SUPERSEDED or not move.keeps(old.scores_version, old.as_of):
         if old.state == LIVE:
-            log.warning("the scores of %s are to be published again", old.as_of)
+            log.warning(
+                "the scores of %s are public no more: lumos sequences, lumos score --force, lumos "
+                "publish --force",
+                old.as_of,
+            )
         return old.model_copy(update={"state": RETRACTED, "retracted": now, "reason": REASON})
     new = old.model_copy(update={"scores_version": move.newest})
     if move.of_date(old.scores_version, old.as_of) == move.of_date(move.newest, old.as_of):

@@ -10,13 +10,13 @@ from pyarrow import csv
 from lumos.accio.storage import filesystem_of
 from lumos.config import RawTable, Recipe
 from lumos.delta import open_table
-from lumos.erase.places import raw_columns
+from lumos.erase.places import Users, raw_columns
 from lumos.erase.scan import listing
 from lumos.settings import Settings
 from lumos.tables import raw_uri
 
 
-def raw_rows(settings: Settings, recipe: Recipe, users: pa.Array) -> dict[str, int]:
+def raw_rows(settings: Settings, recipe: Recipe, users: Users) -> dict[str, int]:
     """Rows of the users by raw table; those without any are left out."""
     columns_of = raw_columns(recipe)
     found = {}
@@ -29,10 +29,10 @@ def raw_rows(settings: Settings, recipe: Recipe, users: pa.Array) -> dict[str, i
     return found
 
 
-def _count(rows: pa.RecordBatch, users: pa.Array) -> int:
+def _count(rows: pa.RecordBatch, users: Users) -> int:
     theirs = pa.array([False] * rows.num_rows)
     for column in rows.columns:
-        theirs = pc.or_(theirs, pc.is_in(pc.cast(column, pa.string()), users))
+        theirs = pc.or_(theirs, pc.is_in(pc.cast(column, pa.string()), users.array))
     return int(pc.sum(theirs).as_py() or 0)
 
 

@@ -5,28 +5,29 @@ Files without them stay as they are. The others are written anew, each for itsel
 """
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from lumos.accio.storage import filesystem_of, patiently
 from lumos.delta import DataFile, data_files, plain, swap_files
-from lumos.erase.places import Place
-from lumos.erase.scan import Held, is_theirs, listing
+from lumos.erase.places import Place, Users
+from lumos.erase.scan import LOG, Held, listing
 
 log = logging.getLogger(__name__)
 
 MARK = "erase"
-_NUM_DIGITS = 20  # of a version in the name of a file in a Delta log
+# Others in a log are drafts that a writer was killed at.
+_LOG_FILE = re.compile(r"(\d{20})\.(?:json|crc|checkpoint\..+|checkpoint\.parquet)")
 
 
-def remove(uri: str, place: Place, held: Held, users: pa.Array) -> int:
+def remove(uri: str, place: Place, held: Held, users: Users) -> int:
     """Commit a version without the users; returns how many rows of theirs the one before had.
 
     Raises:
@@ -46,19 +47,32 @@ def remove(uri: str, place: Place, held: Held, users: pa.Array) -> int:
 
 
 def forget(uri: str) -> None:
-    """Leave the newest version only: no older file, and nothing of the log that tells of one."""
+    """Leave the newest version only: nothing of the log that tells of others, and no other file.
+
+    The log goes first: who is killed in between finds the files, and so the work that is left.
+    """
     table = DeltaTable(uri)
     kept = table.version()
     table.create_checkpoint()
-    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True)
-    for system, path, name in listing(f"{uri}/_delta_log"):
-        version = PurePosixPath(name).name.lstrip(".")[:_NUM_DIGITS]
-        if version.isdecimal() and len(version) == _NUM_DIGITS and int(version) < kept:
+    live = {file.path for file in data_files(table)}
+    for system, path, name in list(listing(f"{uri}/{LOG}")):
+        if not _is_kept(name, kept):
+            system.delete_file(path)
+    for system, path, name in list(listing(uri)):
+        if not name.startswith(LOG) and name not in live:
             system.delete_file(path)
     log.info("%s: version %d is the oldest now", uri, kept)
 
 
-def _without(uri: str, place: Place, file: DataFile, users: pa.Array) -> DataFile:
+def _is_kept(name: str, version: int) -> bool:
+    """Whether a file of a log is whole and of that version or a later one."""
+    if name == "_last_checkpoint":
+        return True
+    found = _LOG_FILE.fullmatch(name)
+    return found is not None and int(found[1]) >= version
+
+
+def _without(uri: str, place: Place, file: DataFile, users: Users) -> DataFile:
     """A file's other rows in a new file beside it; none if there are no others."""
     system, prefix = filesystem_of(uri)
     root = uri.removeprefix(prefix)
@@ -83,10 +97,9 @@ def _without(uri: str, place: Place, file: DataFile, users: pa.Array) -> DataFil
     return DataFile(path, size, num_rows, file.partition)
 
 
-def _others(old: pq.ParquetFile, place: Place, users: pa.Array) -> Iterator[pa.Table]:
+def _others(old: pq.ParquetFile, place: Place, users: Users) -> Iterator[pa.Table]:
     for number in range(old.num_row_groups):
-        rows = plain(old.read_row_group(number, use_threads=False))
-        yield rows.filter(pc.invert(pc.fill_null(is_theirs(place, rows, users), False)))
+        yield place.without(plain(old.read_row_group(number, use_threads=False)), users)
 
 
 def _in_groups(parts: Iterator[pa.Table], num_rows: int) -> Iterator[pa.Table]:

@@ -10,18 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from lumos.delta import NotPlain, data_files, open_table
 from lumos.erase.pages import naming
-from lumos.erase.pins import Move, move_ledger, move_manifests
-from lumos.erase.places import Place, places
+from lumos.erase.pins import Move, move_audits, move_ledger, move_manifests, refuse_unfinished
+from lumos.erase.places import Place, Users, places
 from lumos.erase.raw import raw_rows
 from lumos.erase.remove import forget, remove
 from lumos.erase.scan import Held, scan
 from lumos.progress import progress
 from lumos.serve.export import open_store
-from lumos.tables import table_uri
 from lumos.verbs import BadInput, Report, Request
 
 log = logging.getLogger(__name__)
@@ -51,13 +48,14 @@ def erase(request: Request) -> Report:
     the tables that held them are gone at the end.
 
     Raises:
-        BadInput: No user is named, a raw table still holds one, or a table has deletion vectors.
+        BadInput: No user is named, a raw table still holds one, or a table has deletion vectors,
+            or an aggregation was interrupted.
         RuntimeError: Something wrote to the tables meanwhile; a rerun goes on.
     """
     settings, recipe = request.settings, request.recipe
     users = _wanted(request)
     raw, found = raw_rows(settings, recipe, users), _scan(request, users)
-    pages = list(naming(settings, recipe, users.to_pylist()))
+    pages = list(naming(settings, recipe, users))
     rows = {each.place.table: each.num_rows for each in found}
     details: dict[str, object] = {
         "num_users": len(users),
@@ -70,6 +68,7 @@ def erase(request: Request) -> Report:
         return request.report(details={**details, "is_dry_run": True})
     if raw:
         raise BadInput(_still_landed(raw))
+    refuse_unfinished(request)
     stores = _erase_from_stores(request, users)
     _unlink(pages)
     _erase_from_tables(request, found, users)
@@ -85,19 +84,19 @@ def erase(request: Request) -> Report:
     )
 
 
-def _wanted(request: Request) -> pa.Array:
+def _wanted(request: Request) -> Users:
     users = sorted(set(request.options["user"] or ()))
     if not users or "" in users:
         msg = "name whom to erase: lumos erase --user ID, as in `users`; --dry-run to look first"
         raise BadInput(msg)
-    return pa.array(users, pa.string())
+    return Users(tuple(users))
 
 
-def _scan(request: Request, users: pa.Array) -> list[Found]:
+def _scan(request: Request, users: Users) -> list[Found]:
     all_places, found = places(request.recipe), []
     with progress("looking for the users", len(all_places)) as advance:
         for place in all_places:
-            uri = table_uri(request.settings, request.recipe, place.table)
+            uri = place.uri(request.settings, request.recipe)
             try:
                 held = scan(uri, place, users)
             except NotPlain as error:
@@ -117,10 +116,10 @@ def _still_landed(raw: Mapping[str, int]) -> str:
     )
 
 
-def _erase_from_stores(request: Request, users: pa.Array) -> dict[str, int]:
+def _erase_from_stores(request: Request, users: Users) -> dict[str, int]:
     found = {}
     for config in request.recipe.publishing.stores:
-        found[config.name] = open_store(config, request.recipe.name).erase(users.to_pylist())
+        found[config.name] = open_store(config, request.recipe.name).erase(users.ids)
         log.info("store %s: %d rows removed", config.name, found[config.name])
     return found
 
@@ -131,12 +130,18 @@ def _unlink(pages: list[Path]) -> None:
         log.info("removed %s", path)
 
 
-def _erase_from_tables(request: Request, found: list[Found], users: pa.Array) -> None:
+def _erase_from_tables(request: Request, found: list[Found], users: Users) -> None:
     """New versions first, then what names the old ones, then the old ones."""
     for each in found:
         num_rows = remove(each.uri, each.place, each.held, users)
         log.info("%s: %d rows removed", each.place.table, num_rows)
-    moves = {each.place.table: Move.of(each.place.table, each.uri) for each in found}
+    moves = {
+        each.place.table: Move.of(each.place.table, each.uri)
+        for each in found
+        if each.place.scrubbed is None
+    }
+    if "activity" in moves:
+        move_audits(request, moves["activity"])
     if "scores" in moves:
         move_manifests(request, moves["scores"])
     if moves:

@@ -5,22 +5,21 @@ that name users of all files, once; memory holds a row group of them.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 from pyarrow.parquet import ParquetFile
 
 from lumos.accio.storage import filesystem_of, patiently
 from lumos.delta import data_files, open_table
-from lumos.erase.places import Place
+from lumos.erase.places import Place, Users
 from lumos.verbs import BadInput
 
-# Longer texts may be cut in a log's statistics.
-_LEAST_CUT = 32
+LOG = "_delta_log/"
+_CHECKSUM = ".crc"  # of bytes; Hadoop writes one beside each file
 
 
 @dataclass(frozen=True)
@@ -50,29 +49,26 @@ def listing(root: str) -> Iterator[tuple[fs.FileSystem, str, str]]:
             yield system, info.path, info.path.removeprefix(f"{base}/")
 
 
-def is_theirs(place: Place, rows: pa.Table, users: pa.Array) -> pa.ChunkedArray:
-    """Whether each row is about one of the users."""
-    return pc.is_in(pc.cast(place.users_of(rows), pa.string()), users)
-
-
-def scan(uri: str, place: Place, users: pa.Array) -> Held:
+def scan(uri: str, place: Place, users: Users) -> Held:
     """Everything of the users in a table's folder: newest version, older ones and leftovers.
 
-    A leftover that a writer was killed at cannot be read: it may be theirs, and counts as such.
+    A leftover that a writer was killed at cannot be read: it may be theirs, and counts as such,
+    whatever it is called.
 
     Raises:
         BadInput: A file of the newest version cannot be read.
         NotPlain: The newest version has deletion vectors or column mapping.
     """
     files, logs = dict[str, int](), list[str]()
-    ids = frozenset(users.to_pylist())
     table = open_table(uri)
     live = {file.path for file in data_files(table)} if table is not None else set()
     for system, path, name in listing(uri):
-        if name.startswith("_delta_log/"):
-            if _names(_said(system, path), ids):
+        if name.endswith(_CHECKSUM):
+            continue
+        if name.startswith(LOG):
+            if any(place.is_said(text, users) for text in _extremes(system, path, place.columns)):
                 logs.append(name)
-        elif _is_of_users(place, name):
+        elif place.skipped is None or place.skipped not in name:
             try:
                 num_rows = _count(system, path, place, users)
             except BadInput:
@@ -84,42 +80,49 @@ def scan(uri: str, place: Place, users: pa.Array) -> Held:
     return Held(files, tuple(logs))
 
 
-def _is_of_users(place: Place, name: str) -> bool:
-    return name.endswith(".parquet") and (place.skipped is None or place.skipped not in name)
-
-
-def _count(system: fs.FileSystem, path: str, place: Place, users: pa.Array) -> int:
+def _count(system: fs.FileSystem, path: str, place: Place, users: Users) -> int:
     num_rows = 0
     with patiently(lambda: ParquetFile(path, filesystem=system), path) as parquet:
         for number in range(parquet.num_row_groups):
             rows = parquet.read_row_group(number, list(place.columns), use_threads=False)
-            num_rows += pc.sum(is_theirs(place, rows, users)).as_py() or 0
+            num_rows += pc.sum(place.is_theirs(rows, users)).as_py() or 0
     return num_rows
 
 
-def _said(system: fs.FileSystem, path: str) -> Any:  # noqa: ANN401 - whatever a log says
+def _extremes(system: fs.FileSystem, path: str, columns: Iterable[str]) -> Iterator[str]:
+    """Least and greatest values of some columns that a file of a Delta log gives of files."""
+    for said in _said(system, path):
+        for stats in _statistics(said):
+            for ends in ("minValues", "maxValues"):
+                values = stats.get(ends) or {}
+                yield from (str(values[name]) for name in columns if values.get(name) is not None)
+
+
+def _said(system: fs.FileSystem, path: str) -> list[Any]:
     """All that a file of a Delta log says, as plain values."""
     with system.open_input_file(path) as stream:
         if path.endswith(".parquet"):
-            return ParquetFile(stream).read().to_pylist()
-        # Beside JSON there are only checksums of bytes, which name nobody.
-        text = stream.read().decode(errors="replace")
-    return [json.loads(line) for line in text.splitlines() if line.startswith(("{", "["))]
-
-
-def _names(said: Any, ids: frozenset[str]) -> bool:  # noqa: ANN401
-    """Whether one of the users stands in it, if only the beginning of a long name."""
-    if isinstance(said, dict):
-        return any(_names(value, ids) for value in said.values())
-    if isinstance(said, list | tuple):
-        return any(_names(value, ids) for value in said)
-    if not isinstance(said, str):
-        return False
-    if said.startswith(("{", "[")):  # statistics are JSON in JSON
+            return list(ParquetFile(stream).read().to_pylist())
+        lines = stream.read().decode(errors="replace").splitlines()
+    found = []
+    for line in lines:
         try:
-            return _names(json.loads(said), ids)
-        except ValueError:
-            pass
-    return said in ids or (
-        len(said) >= _LEAST_CUT and any(one.startswith(said[:_LEAST_CUT]) for one in ids)
-    )
+            found.append(json.loads(line))
+        except ValueError:  # a writer was killed at it
+            continue
+    return found
+
+
+def _statistics(said: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401 - whatever a log says
+    """Of every action in it, however deep: as JSON in JSON, or parsed."""
+    if isinstance(said, list):
+        for each in said:
+            yield from _statistics(each)
+    elif isinstance(said, dict):
+        if isinstance(said.get("stats"), str):
+            yield json.loads(said["stats"])
+        for name, each in said.items():
+            if name == "stats_parsed" and isinstance(each, dict):
+                yield each
+            elif isinstance(each, dict | list):
+                yield from _statistics(each)

@@ -229,9 +229,17 @@ def _batches(job: Job, files: list[DataFile]) -> Iterator[pa.Table]:
 
 def _call_active(request: Request, sequences_version: int, active: Roll) -> None:
     """Who should have a score: found anew, not taken from the scorer."""
-    recipe = request.recipe
+    recipe, date = request.recipe, request.date
     uri = table_uri(request.settings, recipe, "sequences")
-    for users in SequenceTable.open(uri, Columns(activity=()), sequences_version).users():
+    try:
+        table = SequenceTable.open(uri, Columns(activity=()), sequences_version)
+    except BadInput as error:
+        msg = (
+            f"{error}. The forecasts were made from it: run `lumos sequences --date {date}` and "
+            f"`lumos score --date {date} --force`, and then this again"
+        )
+        raise BadInput(msg) from error
+    for users in table.users():
         ours = is_active(users, request.date, recipe.scoring.active_within_days)
         active.add(pa.array(users.user_id[ours], pa.string()))
 

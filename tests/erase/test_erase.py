@@ -1,6 +1,7 @@
 """A user who is erased stands in no file any more, and nobody else lost anything."""
 
 import datetime as dt
+import itertools
 import json
 import os
 import subprocess
@@ -17,19 +18,22 @@ from deltalake import DeltaTable
 
 from lumos import ledger
 from lumos.delta import data_files, open_table, read, replace
+from lumos.erase import run as erasing
 from lumos.erase.pins import Move
-from lumos.erase.places import places, raw_columns
+from lumos.erase.places import Place, Users, places, raw_columns
 from lumos.erase.remove import forget, remove
 from lumos.erase.scan import scan
 from lumos.recipes import load
 from lumos.serve.manifest import LIVE, RETRACTED, SUPERSEDED, read_manifests, rows_of
 from lumos.settings import REPOSITORY
-from lumos.tables import table_uri, tables
-from lumos.verbs import BadInput
+from lumos.tables import ALERTS, alerts_uri, table_uri, tables
+from lumos.verbs import BadInput, TableWritten
 from tests.conftest import RECIPE, World, enter
 from tests.s3 import bucket
 from tests.serve.lake import DATES, write_lake
+from tests.serve.lake import enter as enter_ledger
 from tests.serve.models import crown, register
+from tests.serve.publications import with_column
 
 USER = "m-003é"
 GYM = load(RECIPE)
@@ -89,12 +93,16 @@ def rows(world: World, *, without: str | None = None) -> dict[str, list[str]]:
     """All rows of all tables with users, in an order of their own."""
     found = {}
     for place in places(GYM):
-        table = read(uri(world, place.table))
-        if table is not None:
-            users = place.users_of(table).to_pylist()
-            pairs = zip(table.to_pylist(), users, strict=True)
-            found[place.table] = sorted(str(row) for row, user in pairs if user != without)
+        table = read(place.uri(world.settings, GYM))
+        if table is not None and place.scrubbed is None:
+            others = place.without(table, Users((without or "nobody",)))
+            found[place.table] = sorted(map(str, others.to_pylist()))
     return found
+
+
+def about_users() -> list[Place]:
+    """Places of which whole rows go."""
+    return [place for place in places(GYM) if place.scrubbed is None]
 
 
 def published(world: World) -> dict[tuple[dt.date, str], pa.Table]:
@@ -134,14 +142,14 @@ def test_the_report_and_the_log_do_not_name_the_user(world, caplog):
 def test_what_the_ledger_pins_can_be_read_and_counts_what_is_there(world):
     before = {
         (entry.table, entry.business_date): entry.rows
-        for place in places(GYM)
+        for place in about_users()
         for entry in ledger.entries(world.settings, GYM, place.table)
     }
     world.run("erase", user=[USER])
 
     left = {
         (entry.table, entry.business_date): entry
-        for place in places(GYM)
+        for place in about_users()
         for entry in ledger.entries(world.settings, GYM, place.table)
     }
     # `sequences` of yesterday was another whole table; only today's is the newest version.
@@ -198,7 +206,7 @@ def test_a_rewritten_file_has_row_groups_of_the_same_size_and_encodings(tmp_path
     replace(target, table, where=None)
     (file,) = data_files(DeltaTable(target))
     pq.write_table(table, Path(target) / file.path, row_group_size=1024, use_dictionary=["user_id"])
-    users, place = pa.array(["u-0007", "u-4999"]), places(GYM)[0]
+    users, place = Users(("u-0007", "u-4999")), places(GYM)[0]
     assert remove(target, place, scan(target, place, users), users) == 2
     (new,) = data_files(DeltaTable(target))
     parquet = pq.ParquetFile(Path(target) / new.path)
@@ -219,9 +227,9 @@ def test_a_dry_run_says_what_there_is_and_changes_nothing(world):
 
 def test_erasing_twice_does_nothing_the_second_time(world):
     world.run("erase", user=[USER])
-    versions = {place.table: _version(world, place.table) for place in places(GYM)}
+    versions = _versions(world)
     assert world.run("erase", user=[USER]).already_done
-    assert {place.table: _version(world, place.table) for place in places(GYM)} == versions
+    assert _versions(world) == versions
 
 
 def test_several_users_are_erased_at_once(world):
@@ -246,11 +254,11 @@ def test_nothing_is_erased_while_the_platform_still_holds_the_user(world):
     for name in ("purchases", "members"):
         (folder / name).mkdir(parents=True)
         (folder / name / "part-0.csv").write_text(f"member,age\n{USER},1\nm-004é,1\n")
-    versions = {place.table: _version(world, place.table) for place in places(GYM)}
+    versions = _versions(world)
     with pytest.raises(BadInput, match=r"purchases \(1 rows\), members \(1 rows\)") as refused:
         world.run("erase", user=[USER])
     assert USER not in str(refused.value)
-    assert {place.table: _version(world, place.table) for place in places(GYM)} == versions
+    assert _versions(world) == versions
 
 
 def test_rejected_rows_of_the_user_are_erased_and_those_that_only_look_like_it_stay(world):
@@ -284,8 +292,8 @@ def test_every_column_that_names_users_is_known():
     named = {place.table for place in places(GYM)}
     about_users = {
         table.name
-        for table in tables(GYM).values()
-        if {"user_id", "id", "row"} & set(table.column_names)
+        for table in (*tables(GYM).values(), ALERTS)
+        if {"user_id", "id", "row", "message", "report"} & set(table.column_names)
     }
     assert named == about_users
     assert set(raw_columns(GYM)) == {"checkins", "purchases", "members"}
@@ -293,7 +301,7 @@ def test_every_column_that_names_users_is_known():
 
 def test_a_commit_of_another_writer_is_not_taken_for_one_of_ours(tmp_path):
     target = str(tmp_path / "activity")
-    users, place = pa.array([USER]), places(GYM)[0]
+    users, place = Users((USER,)), places(GYM)[0]
     replace(target, pa.table({"user_id": [USER, "a"], "value": [1, 2]}), where=None)
     first = DeltaTable(target).version()
     remove(target, place, scan(target, place, users), users)
@@ -305,7 +313,7 @@ def test_a_commit_of_another_writer_is_not_taken_for_one_of_ours(tmp_path):
 
 def test_a_log_that_names_the_user_in_statistics_is_forgotten(tmp_path):
     target = str(tmp_path / "activity")
-    users, place = pa.array([USER]), places(GYM)[0]
+    users, place = Users((USER,)), places(GYM)[0]
     replace(target, pa.table({"user_id": [USER, "zz"], "value": [1, 2]}), where=None)
     assert scan(target, place, users).logs
     remove(target, place, scan(target, place, users), users)
@@ -315,7 +323,7 @@ def test_a_log_that_names_the_user_in_statistics_is_forgotten(tmp_path):
 
 
 def test_a_table_in_a_bucket_forgets_as_one_on_a_disk_does(monkeypatch):
-    users, place = pa.array([USER]), places(GYM)[0]
+    users, place = Users((USER,)), places(GYM)[0]
     with bucket(monkeypatch) as lake:
         target = f"{lake}/a lake/activity"
         days = pa.array([YESTERDAY, TODAY, TODAY])
@@ -332,20 +340,140 @@ def test_a_table_in_a_bucket_forgets_as_one_on_a_disk_does(monkeypatch):
         )
 
 
-def test_a_file_that_a_writer_was_killed_at_goes_too_but_one_of_the_table_is_not_passed_over(
-    world,
-):
+def test_what_a_killed_writer_left_goes_too_whatever_it_is_called(world):
     folder = Path(uri(world, "sequences"))
-    (folder / "bucket=0" / "part-killed.parquet").write_bytes(b"PAR1 half a file")
+    rows = pa.table({"user_id": [USER]})
+    for name in ("part-1.parquet#1", ".part-2.parquet", "_tmp/part-3.parquet"):
+        path = folder / "bucket=0" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, path)
+    (folder / "bucket=0" / "part-4.parquet").write_bytes(b"PAR1 half a file")
+    (folder / "_delta_log" / "00000000000000000099.json#1").write_text('{"add": {"stats": "{')
+    before = set(folder.rglob("*"))
+
     world.run("erase", user=[USER])
-    assert not list(folder.rglob("part-killed*"))
+
+    left = {path for path in set(folder.rglob("*")) & before if path.is_file()}
+    assert not [path for path in left if "#" in path.name or path.name.startswith(("part-4", "."))]
+    assert naming(world.home, USER) == []
+
+
+def test_a_file_of_the_table_that_cannot_be_read_is_not_passed_over(world):
+    folder = Path(uri(world, "sequences"))
     file = data_files(DeltaTable(str(folder)))[0]
     (folder / file.path).write_bytes(b"PAR1 half a file")
     with pytest.raises(BadInput, match="cannot be read as Parquet"):
-        world.run("erase", user=["m-004é"])
+        world.run("erase", user=[USER])
 
 
-MOMENTS = (0.3, 0.45, 0.6, 0.75, 0.9)
+def test_a_user_called_like_a_bucket_or_a_shard_is_erased_and_no_other_table_touched(tmp_path):
+    target = str(tmp_path / "sequences")
+    users, place = Users(("3",)), places(GYM)[0]
+    replace(
+        target,
+        pa.table({"user_id": ["3", "33", "4"], "bucket": [3, 3, 0], "registered_on": [3, 3, 3]}),
+        where=None,
+        partition=("bucket",),
+    )
+    held = scan(target, place, users)
+    assert sum(held.files.values()) == 1
+    assert held.logs
+    assert remove(target, place, held, users) == 1
+    forget(target)
+    assert not scan(target, place, users)
+    assert sorted(read(target)["user_id"].to_pylist()) == ["33", "4"]
+
+
+def test_sentences_that_give_the_user_as_an_example_name_nobody_any_more(world):
+    """Checks say ``e.g. user_id ID``: in metrics, in the ledger's reports and in alerts."""
+    said = f"activity: 2 rows, e.g. user_id {USER}, day 2024-05-10; user_id {USER}x, day"
+    clean = said.replace(f"user_id {USER},", "user_id (erased),")
+    metrics = read(uri(world, "metrics"))
+    replace(
+        uri(world, "metrics"), with_column(metrics, "message", [said] * len(metrics)), where=None
+    )
+    rows = pa.Table.from_pylist(
+        [
+            {
+                field.name: said if field.name == "message" else None
+                for field in ALERTS.arrow_schema()
+            }
+        ],
+        schema=pa.schema([field.with_nullable(True) for field in ALERTS.arrow_schema()]),
+    )
+    replace(alerts_uri(world.settings), rows, where=None)
+    request = world.request("validate")
+    ledger.record(
+        request,
+        request.report(
+            tables=(TableWritten(table="quality", version=0, rows=1),), details={"warnings": [said]}
+        ),
+        inputs={},
+    )
+
+    world.run("erase", user=[USER])
+
+    assert set(read(uri(world, "metrics"))["message"].to_pylist()) == {clean}
+    assert read(alerts_uri(world.settings))["message"].to_pylist() == [clean]
+    entry = ledger.find(world.settings, GYM, "quality", world.date)
+    assert entry.report.details["warnings"] == [clean]
+    assert [name for name in naming(world.home, USER) if "metrics" in name or "alerts" in name]
+    world.run("erase", user=[f"{USER}x"])
+    assert naming(world.home, USER) == []
+
+
+def test_nothing_is_erased_while_an_aggregation_is_half_done(world):
+    target = uri(world, "activity")
+    schema = pa.schema([("user_id", pa.string()), ("day", pa.date32())])
+    rows = pa.table({"user_id": [USER, "a"], "day": [TODAY, TODAY]}, schema=schema)
+    version = replace(target, rows, where=None, partition=("day",))
+    for date in DATES:
+        enter_ledger(world, "aggregate", "activity", date, version=version, rows=2)
+    replace(target, rows.slice(1), where=None)  # and killed before it entered anything
+    before = _versions(world)
+    with pytest.raises(BadInput, match="an aggregation was interrupted"):
+        world.run("erase", user=[USER])
+    assert _versions(world) == before
+
+
+def test_stopped_after_any_step_and_run_again_it_leaves_the_same(world, tmp_path, monkeypatch):
+    twin = world.copy(tmp_path / "twin")
+    twin.run("erase", user=[USER])
+    expected = rows(twin), {k: t.to_pylist() for k, t in published(twin).items()}
+    steps = ("remove", "move_audits", "move_manifests", "move_ledger", "forget")
+    number = 0
+    is_stopped = True
+    while is_stopped:
+        victim, done = world.copy(tmp_path / f"victim-{number}"), itertools.count()
+        with monkeypatch.context() as patched:
+            for name in steps:
+                step = getattr(erasing, name)
+
+                def stopping(*arguments, step=step, done=done, number=number):
+                    found = step(*arguments)
+                    if next(done) == number:
+                        raise KeyboardInterrupt
+                    return found
+
+                patched.setattr(erasing, name, stopping)
+            try:
+                victim.run("erase", user=[USER])
+                is_stopped = False
+            except KeyboardInterrupt:
+                number += 1
+        victim.run("erase", user=[USER])
+        assert naming(victim.home, USER) == [], number
+        assert (rows(victim), {k: t.to_pylist() for k, t in published(victim).items()}) == expected
+        ledger_of = [(e.table, e.business_date, e.rows) for e in all_entries(victim)]
+        assert ledger_of == [(e.table, e.business_date, e.rows) for e in all_entries(twin)]
+    assert number > 10
+
+
+def all_entries(world: World) -> list[ledger.Entry]:
+    return [e for place in about_users() for e in ledger.entries(world.settings, GYM, place.table)]
+
+
+MOMENTS = (0.5, 0.7, 0.85)
 
 
 def test_killed_at_any_moment_and_run_again_it_leaves_the_same(world, tmp_path):
@@ -384,6 +512,6 @@ def _erase(world: World) -> float:
     return time.monotonic() - started
 
 
-def _version(world: World, name: str) -> int | None:
-    table = open_table(uri(world, name))
-    return table.version() if table is not None else None
+def _versions(world: World) -> dict[str, int | None]:
+    opened = {p.table: open_table(p.uri(world.settings, GYM)) for p in places(GYM)}
+    return {name: table.version() if table else None for name, table in opened.items()}
