@@ -114,7 +114,7 @@ def test_a_gap_is_refused_with_the_very_command_that_fills_it(aggregated: Shop) 
 
     # What it says works: fill the gap, then pin a version that holds it.
     aggregated.aggregate(6, days=6, allow_empty=True)
-    with pytest.raises(BadInput, match="done anew: .*--date 2024-03-19 --days 3"):
+    with pytest.raises(BadInput, match=r"done anew: .*--date 2024-03-19 --days 3"):
         sequence(aggregated, day(9))
     aggregated.aggregate(9)
     assert sequence(aggregated, day(9)).tables[0].rows == 2

@@ -32,7 +32,8 @@ PATIENCE_SECONDS = 900
 
 @pytest.fixture(scope="module")
 def world(_raw_world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-    return _raw_world.copy(tmp_path_factory.mktemp("scheduler") / "home")
+    copied = _raw_world.copy(tmp_path_factory.mktemp("scheduler") / "home")
+    return World(copied.home, "gym_world.recipe:recipe_of_two_mornings")
 
 
 @pytest.fixture(scope="module")

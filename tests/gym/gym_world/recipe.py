@@ -131,3 +131,10 @@ def recipe_without_events() -> Recipe:
         "raw": [table for table in fields["raw"] if table["name"] != "timetable"],
     }
     return Recipe.model_validate(fields)
+
+
+def recipe_of_two_mornings() -> Recipe:
+    """The same gym; a Saturday may be published though a single Friday tells little of it."""
+    fields = recipe().model_dump()
+    fields["publishing"]["max_drift"] = 0.6
+    return Recipe.model_validate(fields)
