@@ -10,6 +10,7 @@ import httpx
 
 _ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 _TOKEN_SECONDS = 3600
+_WRITE_ATTEMPTS = 12
 _ANSWER_SECONDS = 120  # two busy cores can keep a request waiting
 
 
@@ -145,7 +146,15 @@ class AirflowClient:
         unfinished = {"states": ["queued", "running"], "page_limit": 1000}
         for run in self.call("POST", "/dags/~/dagRuns/list", json=unfinished)["dag_runs"]:
             path = f"/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}"
-            self.call("PATCH", path, json={"state": "failed"})
+            for attempt in range(_WRITE_ATTEMPTS):
+                try:
+                    self.call("PATCH", path, json={"state": "failed"})
+                    break
+                except AirflowError:
+                    # SQLite has one writer, and the scheduler is at those very runs.
+                    if attempt == _WRITE_ATTEMPTS - 1:
+                        raise
+                    time.sleep(0.5)
 
     def _log_in(self) -> None:
         client = httpx.Client(base_url=self.url, timeout=_ANSWER_SECONDS)
