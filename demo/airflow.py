@@ -8,6 +8,7 @@ import contextlib
 import datetime as dt
 import json
 import os
+import re
 import secrets
 import sqlite3
 import subprocess
@@ -183,9 +184,12 @@ class LocalAirflow(AirflowClient):
                 )
                 break
             except AirflowError as error:
-                # SQLite has one writer, and the scheduler writes all the time.
-                if "database is locked" not in str(error) or attempt == _BACKFILL_ATTEMPTS - 1:
+                # SQLite has one writer, and the scheduler writes all the time. What is made by
+                # half then stands in the way of the next try.
+                is_locked = re.search("database is locked|AlreadyRunningBackfill", str(error))
+                if not is_locked or attempt == _BACKFILL_ATTEMPTS - 1:
                     raise
+                self.abandon_unfinished(dag_id)
                 self._free_from_earlier_backfills(dag_id)
         end = last + dt.timedelta(days=1)
         found = self.call(

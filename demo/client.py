@@ -141,9 +141,11 @@ class AirflowClient:
         found = self.call("GET", f"/dags/{run.dag_id}/dagRuns/{run.run_id}")
         return {"state": found["state"], "seconds": found["duration"]}
 
-    def abandon_unfinished(self) -> None:
+    def abandon_unfinished(self, dag_id: str | None = None) -> None:
         """Mark failed what an interrupted session left, or it would go on beside the new one."""
-        unfinished = {"states": ["queued", "running"], "page_limit": 1000}
+        unfinished: dict[str, Any] = {"states": ["queued", "running"], "page_limit": 1000}
+        if dag_id is not None:
+            unfinished["dag_ids"] = [dag_id]
         for run in self.call("POST", "/dags/~/dagRuns/list", json=unfinished)["dag_runs"]:
             path = f"/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}"
             for attempt in range(_WRITE_ATTEMPTS):
