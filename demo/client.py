@@ -142,11 +142,16 @@ class AirflowClient:
         return {"state": found["state"], "seconds": found["duration"]}
 
     def abandon_unfinished(self, dag_id: str | None = None) -> None:
-        """Mark failed what an interrupted session left, or it would go on beside the new one."""
-        unfinished: dict[str, Any] = {"states": ["queued", "running"], "page_limit": 1000}
-        if dag_id is not None:
-            unfinished["dag_ids"] = [dag_id]
-        for run in self.call("POST", "/dags/~/dagRuns/list", json=unfinished)["dag_runs"]:
+        """Mark failed what an interrupted session left, or it would go on beside the new one.
+
+        Args:
+            dag_id: Whose backfilled runs alone; every run of every DAG when ``None``.
+        """
+        unfinished = {"states": ["queued", "running"], "page_limit": 1000}
+        found = self.call("POST", "/dags/~/dagRuns/list", json=unfinished)["dag_runs"]
+        for run in found:
+            if dag_id is not None and (run["dag_id"], run["run_type"]) != (dag_id, "backfill"):
+                continue
             path = f"/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}"
             for attempt in range(_WRITE_ATTEMPTS):
                 try:

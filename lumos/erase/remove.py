@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MARK = "erase"
 # Others in a log are drafts that a writer was killed at.
-_LOG_FILE = re.compile(r"(\d{20})\.(?:json|crc|checkpoint\..+|checkpoint\.parquet)")
+_LOG_FILE = re.compile(r"(\d{20})\.(?:json|crc|checkpoint\.(?:.+\.)?(?:parquet|json))")
 
 
 def remove(uri: str, place: Place, held: Held, users: Users) -> int:
