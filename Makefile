@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 LUMOS_HOME ?= .lumos
+# Processes that share the tests; each may hold a JVM, so two gigabytes of memory a process.
+WORKERS ?= 2
 SPARK := $(LUMOS_HOME)/spark/prepared.json
 MINILAKE := $(VENV)/minilake/.ready
 
@@ -59,7 +61,7 @@ check: $(READY) ## Format, lint, types, layers: what pre-commit and CI run
 	$(BIN)/lint-imports
 
 test: check $(SPARK) $(MINILAKE) ## Checks first, because they are quick, then the tests
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder --durations=10
 
 # The emulator of Databricks pins what the project does not, so it has an environment of its own.
 $(MINILAKE): tests/databricks/requirements.txt | $(READY)

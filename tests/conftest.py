@@ -1,15 +1,21 @@
-"""The tiny world: one gym, written once as real tables, given to each test as its own copy."""
+"""The tiny world: one gym, written once as real tables, given to each test as its own copy.
+
+The suite runs in several processes (``make test``). A file's tests stay together in one of them,
+and worlds that take seconds to make are made by the first process that needs them.
+"""
 
 import datetime as dt
+import importlib.machinery
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -20,6 +26,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(GYM_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
+# A process of xdist has no main module, which PySpark takes for a run of its own doctests.
+main = sys.modules["__main__"]
+if main.__spec__ is None and not hasattr(main, "__file__"):
+    main.__spec__ = importlib.machinery.ModuleSpec(None, None)  # type: ignore[arg-type]
+
 from gym_world import raw  # noqa: E402
 
 import tests.airflow_home  # noqa: E402, F401 - before anything imports Airflow
@@ -29,6 +40,22 @@ from lumos.settings import Settings  # noqa: E402
 from lumos.verbs import Report, Request  # noqa: E402
 
 RECIPE = "gym_world.recipe:recipe"
+TESTS = Path(__file__).resolve().parent
+# What takes longest starts first, or one process would end with it while the others idle.
+LONGEST_FIRST = ("airflow", "cloud/test_retraining.py", "cloud/test_storms.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file, or of one mark, together; the longest groups first."""
+    groups = {}
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        if mark is None:
+            mark = pytest.mark.xdist_group(item.path.relative_to(TESTS).as_posix())
+            item.add_marker(mark)
+        groups[item] = mark.kwargs.get("name") or mark.args[0]
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(groups[item], len(places)))
 
 
 @dataclass(frozen=True)
@@ -115,33 +142,61 @@ def spark() -> Iterator["SparkSession"]:
     session.stop()
 
 
+BuildOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def _raw_world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    home = tmp_path_factory.mktemp("gym") / "home"
-    prepared_jars(home)
-    raw.write_raw(home / "lake" / "raw" / "gym")
-    return World(home)
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
+    """Make a folder by its name once for all processes of a run; the later ones wait for it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "built_once"
+    shared.mkdir(exist_ok=True)
+
+    def once(name: str, build: Callable[[Path], object]) -> Path:
+        folder, marker = shared / name, shared / f"{name}.ready"
+        with FileLock(shared / f"{name}.lock"):
+            if not marker.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed to make it
+                build(folder)
+                marker.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def _raw_world(build_once: BuildOnce) -> World:
+    def build(home: Path) -> None:
+        prepared_jars(home)
+        raw.write_raw(home / "lake" / "raw" / "gym")
+
+    return World(build_once("gym_raw", build))
 
 
 @pytest.fixture(scope="session")
 def _aggregated_world(
-    _raw_world: World, spark: "SparkSession", tmp_path_factory: pytest.TempPathFactory
+    _raw_world: World, build_once: BuildOnce, request: pytest.FixtureRequest
 ) -> World:
-    world = _raw_world.copy(tmp_path_factory.mktemp("gym") / "home")
-    world.run("aggregate", days=raw.NUM_DAYS_TO_BUSINESS_DATE)
-    world.run("sequences")
-    world.run("validate")
-    return world
+    def build(home: Path) -> None:
+        request.getfixturevalue("spark")
+        world = _raw_world.copy(home)
+        world.run("aggregate", days=raw.NUM_DAYS_TO_BUSINESS_DATE)
+        world.run("sequences")
+        world.run("validate")
+
+    return World(build_once("gym_aggregated", build))
 
 
 @pytest.fixture(scope="session")
-def _trained_world(_aggregated_world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-    world = _aggregated_world.copy(tmp_path_factory.mktemp("gym") / "home")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        enter(world, monkeypatch)
-        for verb in ("train", "evaluate", "promote"):
-            world.run(verb)
-    return world
+def _trained_world(_aggregated_world: World, build_once: BuildOnce) -> World:
+    def build(home: Path) -> None:
+        world = _aggregated_world.copy(home)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            enter(world, monkeypatch)
+            for verb in ("train", "evaluate", "promote"):
+                world.run(verb)
+
+    return World(build_once("gym_trained", build))
 
 
 @pytest.fixture

@@ -5,32 +5,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import World, enter
+from tests.conftest import BuildOnce, World, enter
 from tests.serve.lake import write_lake
 from tests.serve.models import crown, register
 
 
 @pytest.fixture(scope="session")
-def _registered(tmp_path_factory: pytest.TempPathFactory) -> World:
-    world = write_lake(tmp_path_factory.mktemp("serve") / "home")
-    register(world, seed=1)
-    return world
+def _registered(build_once: BuildOnce) -> World:
+    return World(build_once("serve_registered", lambda home: register(write_lake(home), seed=1)))
 
 
 @pytest.fixture(scope="session")
-def _crowned(_registered: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+def _crowned(_registered: World, build_once: BuildOnce) -> World:
     """Crowned by hand: a model of a few seconds' training would not pass the gate."""
-    world = _registered.copy(tmp_path_factory.mktemp("serve") / "home")
-    world.run("evaluate")
-    crown(world, "1")
-    return world
+
+    def build(home: Path) -> None:
+        world = _registered.copy(home)
+        world.run("evaluate")
+        crown(world, "1")
+
+    return World(build_once("serve_crowned", build))
 
 
 @pytest.fixture(scope="session")
-def _scored(_crowned: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-    world = _crowned.copy(tmp_path_factory.mktemp("serve") / "home")
-    world.run("score")
-    return world
+def _scored(_crowned: World, build_once: BuildOnce) -> World:
+    return World(build_once("serve_scored", lambda home: _crowned.copy(home).run("score")))
 
 
 def _copy(world: World, home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
