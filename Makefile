@@ -12,12 +12,13 @@ LUMOS_HOME ?= .lumos
 # Processes that share the tests; each may hold a JVM, so two gigabytes of memory a process.
 WORKERS ?= 2
 SPARK := $(LUMOS_HOME)/spark/prepared.json
+POSTGRES := $(VENV)/postgres.json
 MINILAKE := $(VENV)/minilake/.ready
 
 help: ## Print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-setup: $(READY) $(SPARK) ## Make .venv from the lock and prepare Spark (network; about 2 minutes)
+setup: $(READY) $(SPARK) $(POSTGRES) ## Make .venv from the lock, prepare Spark and a database (network; 2 to 3 minutes)
 
 # Repeated `make test` or `make demo` must not reinstall: only these two files can change the venv.
 $(READY): requirements.txt pyproject.toml
@@ -45,10 +46,15 @@ $(SPARK): $(READY)
 	LUMOS_HOME=$(LUMOS_HOME) $(PY) -m lumos.aggregate.prepare
 	@touch $@
 
-demo: $(READY) $(SPARK) ## Real data through the real Airflow, end to end
+# Keyed inside by the versions of Airflow, MLflow and PostgreSQL.
+$(POSTGRES): $(READY)
+	$(PY) -m demo.template
+	@touch $@
+
+demo: $(READY) $(SPARK) $(POSTGRES) ## Real data through the real Airflow, end to end
 	$(PY) -m demo run
 
-up: $(READY) $(SPARK) ## Start the local Airflow and leave it running
+up: $(READY) $(SPARK) $(POSTGRES) ## Start the local Airflow and leave it running
 	$(PY) -m demo up
 
 down: ## Stop what `up` started
@@ -60,7 +66,7 @@ check: $(READY) ## Format, lint, types, layers: what pre-commit and CI run
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check $(SPARK) $(MINILAKE) ## Checks first, because they are quick, then the tests
+test: check $(SPARK) $(POSTGRES) $(MINILAKE) ## Checks first, because they are quick, then the tests
 	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder --durations=10
 
 # The emulator of Databricks pins what the project does not, so it has an environment of its own.

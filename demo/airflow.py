@@ -1,16 +1,13 @@
-"""A real local Airflow: four processes, SQLite, LocalExecutor, and its REST API.
+"""A real local Airflow: four processes, PostgreSQL, LocalExecutor, and its REST API.
 
 Used by ``make demo``, ``make up`` and the tests. What the settings are for stands beside them;
 ``docs/operate.md`` lists folders and ports.
 """
 
-import contextlib
 import datetime as dt
 import json
 import os
-import re
 import secrets
-import sqlite3
 import subprocess
 import sys
 import time
@@ -22,6 +19,7 @@ from typing import Self
 import httpx
 
 from demo.client import AirflowClient, AirflowError, Run, TaskState
+from demo.postgres import Postgres
 from demo.processes import Component, PidFile, free_port
 from lumos.settings import REPOSITORY
 
@@ -30,16 +28,15 @@ DAGS = (
     *("embedding", "ab_metrics", "aa_calibration", "retract_scores"),
 )
 _START_SECONDS = 120
-# Each fails at once where the scheduler writes between its reading and its writing, and takes
-# seconds: together they outlast the rush of an earlier backfill's first tasks.
-_BACKFILL_ATTEMPTS = 12
+_COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 
 
 class LocalAirflow(AirflowClient):
     """Start on entry, stop on exit; nothing of it outlives this process.
 
     Args:
-        home: ``LUMOS_HOME``; Airflow's own files go to ``home/airflow``.
+        home: ``LUMOS_HOME``; Airflow's own files go to ``home/airflow``, its database's and that of
+            MLflow to ``home/postgres``.
         port: Of the UI and the REST API; none: a free one.
         environment: What every component and task sees (default: this process's).
         settings: Airflow's own, by section and key, that differ from those here.
@@ -58,6 +55,7 @@ class LocalAirflow(AirflowClient):
         self.home = home.absolute()
         self.airflow_home = self.home / "airflow"
         self.run_folder = self.airflow_home / "run"
+        self.postgres = Postgres(self.home)
         self.port = free_port(port, preferred=preferred_port)
         super().__init__(f"http://127.0.0.1:{self.port}", self._secret("password"))
         self.environment = self._environment(os.environ if environment is None else environment)
@@ -79,7 +77,7 @@ class LocalAirflow(AirflowClient):
         self.stop()
 
     def start(self) -> None:
-        """Migrate the database, start the four components, wait until all are healthy.
+        """Start the database and the four components, wait until all are healthy.
 
         Raises:
             AirflowError: One runs on this home already, or a component did not come up.
@@ -94,24 +92,28 @@ class LocalAirflow(AirflowClient):
         self._pid_file.write(url=self.url)
         try:
             self._write_passwords()
-            self.command("db", "migrate")
-            self._let_readers_pass_writers()
-            for name in ("api-server", "scheduler", "dag-processor", "triggerer"):
+            self._components.append(self._component(self.postgres.NAME))
+            if not self.postgres.is_migrated:
+                self._migrate()
+            for name in _COMPONENTS:
                 self._components.append(self._component(name))
             self._wait_until_healthy()
         except BaseException:
             self.stop()
             raise
 
-    def _let_readers_pass_writers(self) -> None:
-        """Write-ahead logging, which SQLite keeps in the file: else a busy scheduler locks it."""
-        with contextlib.closing(sqlite3.connect(self.airflow_home / "airflow.db")) as database:
-            database.execute("PRAGMA journal_mode=WAL")
+    def _migrate(self) -> None:
+        """Bring a database of other versions of Airflow and MLflow to those installed."""
+        self.command("db", "migrate")
+        self._run("mlflow", "db", "upgrade", self.postgres.url("mlflow"))
+        self.postgres.mark_migrated()
 
     def stop(self) -> None:
-        """The scheduler first, so that it starts nothing new; then the rest."""
-        rest = [found for found in self._components if found.name != "scheduler"]
-        for together in ([found for found in self._components if found not in rest], rest):
+        """The scheduler first, so that it starts nothing new; the database last."""
+        scheduler = [part for part in self._components if part.name == "scheduler"]
+        database = [part for part in self._components if part.name == self.postgres.NAME]
+        rest = [part for part in self._components if part not in scheduler + database]
+        for together in (scheduler, rest, database):
             for component in together:
                 component.terminate()
             for component in together:
@@ -141,6 +143,8 @@ class LocalAirflow(AirflowClient):
         return [component.name for component in self._components].index(name)
 
     def _component(self, name: str) -> Component:
+        if name == self.postgres.NAME:
+            return self.postgres.start(self.run_folder)
         argv = [sys.executable, "-m", "airflow", name]
         return Component(name, argv, folder=self.run_folder, environment=self.environment)
 
@@ -149,15 +153,18 @@ class LocalAirflow(AirflowClient):
         for component in self._components:
             if not component.is_running:
                 msg = (
-                    f"airflow {component.name} ended by itself; the end of "
+                    f"{component.name} ended by itself; the end of "
                     f"{component.log_path}:\n{component.last_lines()}"
                 )
                 raise AirflowError(msg)
 
     def command(self, *arguments: str) -> str:
         """Run ``airflow ARGUMENTS`` as a person at a terminal would; returns what it printed."""
+        return self._run("airflow", *arguments)
+
+    def _run(self, program: str, *arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "airflow", *arguments],
+            [sys.executable, "-m", program, *arguments],
             env=self.environment,
             capture_output=True,
             text=True,
@@ -165,7 +172,9 @@ class LocalAirflow(AirflowClient):
         )
         printed = done.stdout + done.stderr
         if done.returncode:
-            msg = f"airflow {' '.join(arguments)} failed:\n" + "\n".join(printed.splitlines()[-15:])
+            msg = f"{program} {' '.join(arguments)} failed:\n" + "\n".join(
+                printed.splitlines()[-15:]
+            )
             raise AirflowError(msg)
         return printed
 
@@ -175,22 +184,11 @@ class LocalAirflow(AirflowClient):
         Days that were run before are run again. Returns the runs, oldest first.
         """
         self._free_from_earlier_backfills(dag_id)
-        for attempt in range(_BACKFILL_ATTEMPTS):
-            try:
-                self.command(
-                    *("backfill", "create", "--dag-id", dag_id),
-                    *("--from-date", first.isoformat(), "--to-date", last.isoformat()),
-                    *("--reprocess-behavior", "completed"),
-                )
-                break
-            except AirflowError as error:
-                # SQLite has one writer, and the scheduler writes all the time. What is made by
-                # half then stands in the way of the next try.
-                is_locked = re.search("database is locked|AlreadyRunningBackfill", str(error))
-                if not is_locked or attempt == _BACKFILL_ATTEMPTS - 1:
-                    raise
-                self.abandon_unfinished(dag_id)
-                self._free_from_earlier_backfills(dag_id)
+        self.command(
+            *("backfill", "create", "--dag-id", dag_id),
+            *("--from-date", first.isoformat(), "--to-date", last.isoformat()),
+            *("--reprocess-behavior", "completed"),
+        )
         end = last + dt.timedelta(days=1)
         found = self.call(
             "GET",
@@ -247,8 +245,7 @@ class LocalAirflow(AirflowClient):
             "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self._passwords_path),
-            # SQLite: wait for the other processes' writes longer than its 5 s.
-            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.airflow_home}/airflow.db?timeout=60",
+            "DATABASE__SQL_ALCHEMY_CONN": self.postgres.url("airflow"),
             "API__HOST": "127.0.0.1",
             "API__PORT": str(self.port),
             # Without it tasks and links go to localhost:8080.
@@ -272,6 +269,7 @@ class LocalAirflow(AirflowClient):
             "LUMOS_RETRY_SECONDS": "5",
             **kept,
             "LUMOS_HOME": str(self.home),
+            "MLFLOW_TRACKING_URI": kept.get("MLFLOW_TRACKING_URI") or self.postgres.url("mlflow"),
             "AIRFLOW_HOME": str(self.airflow_home),
             "PYTHONPATH": os.pathsep.join(paths),
             **{f"AIRFLOW__{name}": value for name, value in settings.items()},
@@ -284,7 +282,8 @@ class LocalAirflow(AirflowClient):
     def _secret(self, name: str) -> str:
         """A random one per home, kept, so that a restart logs nobody out."""
         path = self.run_folder / "secrets" / name
-        if not path.exists():
+        # A power cut can leave an empty one.
+        if not path.exists() or not path.read_text():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             _write_private(path, secrets.token_urlsafe(24))
         return path.read_text()

@@ -10,7 +10,6 @@ import httpx
 
 _ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 _TOKEN_SECONDS = 3600
-_WRITE_ATTEMPTS = 12
 _ANSWER_SECONDS = 120  # two busy cores can keep a request waiting
 
 
@@ -141,27 +140,13 @@ class AirflowClient:
         found = self.call("GET", f"/dags/{run.dag_id}/dagRuns/{run.run_id}")
         return {"state": found["state"], "seconds": found["duration"]}
 
-    def abandon_unfinished(self, dag_id: str | None = None) -> None:
-        """Mark failed what an interrupted session left, or it would go on beside the new one.
-
-        Args:
-            dag_id: Whose backfilled runs alone; every run of every DAG when ``None``.
-        """
+    def abandon_unfinished(self) -> None:
+        """Mark failed what an interrupted session left, or it would go on beside the new one."""
         unfinished = {"states": ["queued", "running"], "page_limit": 1000}
         found = self.call("POST", "/dags/~/dagRuns/list", json=unfinished)["dag_runs"]
         for run in found:
-            if dag_id is not None and (run["dag_id"], run["run_type"]) != (dag_id, "backfill"):
-                continue
             path = f"/dags/{run['dag_id']}/dagRuns/{run['dag_run_id']}"
-            for attempt in range(_WRITE_ATTEMPTS):
-                try:
-                    self.call("PATCH", path, json={"state": "failed"})
-                    break
-                except AirflowError:
-                    # SQLite has one writer, and the scheduler is at those very runs.
-                    if attempt == _WRITE_ATTEMPTS - 1:
-                        raise
-                    time.sleep(0.5)
+            self.call("PATCH", path, json={"state": "failed"})
 
     def _log_in(self) -> None:
         client = httpx.Client(base_url=self.url, timeout=_ANSWER_SECONDS)

@@ -137,7 +137,8 @@ class PidFile:
         try:
             facts: dict[str, object] = json.loads(self.path.read_text())
             process = psutil.Process(int(str(facts["pid"])))
-        except (FileNotFoundError, psutil.NoSuchProcess):
+        # A power cut can leave an empty file.
+        except (FileNotFoundError, json.JSONDecodeError, psutil.NoSuchProcess):
             return None
         return facts if process.create_time() == facts["started"] else None
 

@@ -218,7 +218,7 @@ def _experiment(tracker: "MlflowClient", settings: Settings, name: str) -> str:
     experiment = tracker.get_experiment_by_name(name)
     if experiment is not None:
         return str(experiment.experiment_id)
-    # A tracking server knows where its artefacts go; the local default is told here.
-    is_local = settings.mlflow_uri.startswith("sqlite:///")
+    # A tracking server knows where its artefacts go; a database has no place for them.
+    is_local = settings.mlflow_uri.startswith(("sqlite:", "postgresql"))
     location = (settings.home / "mlartifacts" / name).as_uri() if is_local else None
     return str(tracker.create_experiment(name, artifact_location=location))

@@ -65,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def airflow(world: World) -> Iterator[LocalAirflow]:
     environment = {**world.environment, "LUMOS_RETRY_SECONDS": "1", "LUMOS_TASK_RETRIES": "0"}
     with LocalAirflow(world.home, environment=environment) as running:
-        engine = create_engine(f"sqlite:///{running.airflow_home}/airflow.db?timeout=60")
+        engine = create_engine(running.postgres.url("airflow"))
         with Session(engine) as session:
             for dag_id in ("daily_aggregation", "data_quality", "batch_scoring", "ab_metrics"):
                 mine = {k: v for k, v in BAD_NIGHT.items() if k in made.TASKS[dag_id]}
