@@ -1,4 +1,8 @@
-"""The demo as a daily operator lives it: one day with everything, then two days by backfill."""
+"""The demo as a daily operator lives it: one day with everything, then two days by backfill.
+
+Training is the longest chain and needs one core. So what needs no model of the two next days,
+their tables, checks and experiments, is backfilled beside it, and their scores follow the first.
+"""
 
 import datetime as dt
 import json
@@ -6,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +20,7 @@ from demo.client import Run, TaskState
 from demo.watch import Watch
 from lumos.recipes import load
 
-DAILY_DAGS = ("daily_aggregation", "data_quality", "batch_scoring", "ab_metrics")
+TABLE_DAGS = ("daily_aggregation", "data_quality", "ab_metrics")
 HISTORY_DAYS = 365
 NEXT_DAYS = 2
 _PATIENCE_SECONDS = 1800
@@ -70,10 +74,9 @@ def tell(airflow: LocalAirflow, *, date: dt.date, recipe: str, watch: Watch) -> 
         landing = beside.submit(_verb, airflow, "land", date, watch)
         airflow.start()
         airflow.abandon_unfinished()
-        story = _Story(airflow, date=date, recipe=recipe, watch=watch, beside=beside)
+        story = _Story(airflow, date=date, recipe=recipe, watch=watch)
         story.jobs.append(landing.result())
-        story.first_day()
-        story.next_days()
+        story.scores(after=story.tables())
         # Before the report, which shows it.
         why_not = picture.take(airflow, load(recipe).name, story.last)
         story.jobs.append(_verb(airflow, "report", story.last, watch))
@@ -82,47 +85,40 @@ def tell(airflow: LocalAirflow, *, date: dt.date, recipe: str, watch: Watch) -> 
 
 
 class _Story:
-    def __init__(
-        self,
-        airflow: LocalAirflow,
-        *,
-        date: dt.date,
-        recipe: str,
-        watch: Watch,
-        beside: ThreadPoolExecutor,
-    ) -> None:
-        self.airflow, self.date, self.recipe = airflow, date, recipe
-        self.watch, self.beside = watch, beside
+    def __init__(self, airflow: LocalAirflow, *, date: dt.date, recipe: str, watch: Watch) -> None:
+        self.airflow, self.date, self.recipe, self.watch = airflow, date, recipe, watch
         self.last = date + dt.timedelta(days=NEXT_DAYS)
         self.jobs: list[Job] = []
         self.runs: list[Run] = []
 
-    def first_day(self) -> None:
-        """Trigger five by hand; each waits by itself for the tables it needs."""
-        tables = self._trigger("daily_aggregation", days=HISTORY_DAYS)
-        retraining = self._trigger("retraining")
-        # Three Spark verbs at once would make the one that training waits for three times as
-        # slow; so the others begin beside the training, which is the longest chain.
-        self._until([tables])
+    def tables(self) -> Run:
+        """Train on a year; beside it all of three days that needs no model. Gives the training."""
+        aggregation = self._trigger("daily_aggregation", days=HISTORY_DAYS)
+        retraining = self._trigger("retraining")  # waits for the tables by itself
+        # Spark verbs beside the one that training waits for would make it slower.
+        self._until([aggregation])
         self._trigger("data_quality")
         self._trigger("ab_metrics")
-        # The very first day has no champion to score with before this run has ended.
-        self._until([retraining])
-        self._trigger("batch_scoring")
-        landing = self.beside.submit(_verb, self.airflow, "land", self.last, self.watch)
-        self._until(self.runs)
-        self.jobs.append(_result(landing))
+        self.jobs.append(_verb(self.airflow, "land", self.last, self.watch))
+        for dag_id in TABLE_DAGS:
+            self._backfill(dag_id)
+        return retraining
 
-    def next_days(self) -> None:
-        """Two days have landed: catch up as an operator would after a night off."""
-        first = self.date + dt.timedelta(days=1)
-        for dag_id in DAILY_DAGS:
-            self.watch.say(
-                f"airflow backfill create --dag-id {dag_id} --from-date {first} "
-                f"--to-date {self.last} --reprocess-behavior completed"
-            )
-            self.runs += self.airflow.backfill(dag_id, first, self.last)
+    def scores(self, *, after: Run) -> None:
+        """The first day's by hand, for only now is there a champion; then the two next days'."""
+        self._until([after])
+        self._until([self._trigger("batch_scoring")])
+        self._backfill("batch_scoring")
         self._until(self.runs)
+
+    def _backfill(self, dag_id: str) -> None:
+        """The two next days, as an operator would catch up after a night off."""
+        first = self.date + dt.timedelta(days=1)
+        self.watch.say(
+            f"airflow backfill create --dag-id {dag_id} --from-date {first} "
+            f"--to-date {self.last} --reprocess-behavior completed"
+        )
+        self.runs += self.airflow.backfill(dag_id, first, self.last)
 
     def _trigger(self, dag_id: str, **conf: int) -> Run:
         self.watch.say(f"trigger {dag_id} for {self.date} {json.dumps(conf) if conf else ''}")
@@ -207,7 +203,3 @@ def _verb(airflow: LocalAirflow, verb: str, date: dt.date, watch: Watch) -> Job:
         raise StoryFailed(msg)
     report = json.loads(done.stdout.splitlines()[-1])
     return Job("(command line)", verb, date, "success", seconds, seconds, report)
-
-
-def _result(future: Future[Job]) -> Job:
-    return future.result()

@@ -1,6 +1,7 @@
 """How the demo ended: tables for people, ``demo.json`` for the benchmarks."""
 
 import datetime as dt
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +26,8 @@ _AFTER = {
     "publish": ("score",),
     "report": ("publish", "measure"),
 }
-# The backfilled days land, and so begin, when the first day has been published.
-_NEXT_DAY_AFTER = {"land": "promote", "aggregate": "publish"}
+# The backfilled days land when the first is aggregated, and are scored when it is published.
+_NEXT_DAY_AFTER = {"land": "aggregate", "score": "publish"}
 
 
 def longest_chain(jobs: Sequence[Job]) -> tuple[float, list[str]]:
@@ -36,26 +37,26 @@ def longest_chain(jobs: Sequence[Job]) -> tuple[float, list[str]]:
     start to their end, Python's and Spark's start included). The edges are what one verb needs
     of another: within a date as in ``_AFTER``; ``aggregate`` of a date after ``aggregate`` of
     the one before, for they write the same table; and the two backfilled days after the first
-    one, as the story tells it: they land once a champion stands and are aggregated once the
-    first day's scores are published.
+    one, as the story tells it: they land once it is aggregated, and are scored once its scores
+    are published.
 
     Returns:
         The seconds of the longest path, and its verbs in order.
     """
-    verbs = [job for job in jobs if job.process_seconds is not None]
-    dates = sorted({job.date for job in verbs})
-    best: dict[tuple[str, dt.date], tuple[float, list[str]]] = {}
-    order = ["land", *_AFTER]
-    for date in dates:
-        for verb in order:
-            for job in verbs:
-                if (job.task_id, job.date) != (verb, date):
-                    continue
-                before = [best[node] for node in _needs(verb, date, dates) if node in best]
-                seconds, path = max(before, default=(0.0, []))
-                total = seconds + (job.process_seconds or 0.0)
-                best[verb, date] = (total, [*path, f"{verb} {date}"])
-    return max(best.values(), default=(0.0, []))
+    seconds = {
+        (job.task_id, job.date): job.process_seconds
+        for job in jobs
+        if job.process_seconds is not None
+    }
+    dates = sorted({date for _, date in seconds})
+
+    @functools.cache
+    def longest(verb: str, date: dt.date) -> tuple[float, list[str]]:
+        before = [longest(*node) for node in _needs(verb, date, dates) if node in seconds]
+        total, path = max(before, default=(0.0, []))
+        return total + seconds[verb, date], [*path, f"{verb} {date}"]
+
+    return max((longest(*node) for node in seconds), default=(0.0, []))
 
 
 def _needs(verb: str, date: dt.date, dates: Sequence[dt.date]) -> list[tuple[str, dt.date]]:
