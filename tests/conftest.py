@@ -20,6 +20,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(GYM_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
+from lumos import compute  # noqa: E402 - before anything imports torch
+
+# Tests compare results bit for bit, and run beside each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+compute.set_up()
+
 from gym_world import raw  # noqa: E402
 
 import tests.airflow_home  # noqa: E402, F401 - before anything imports Airflow
