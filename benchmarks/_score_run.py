@@ -17,12 +17,14 @@ import time
 import lumos.serve.publish
 import lumos.serve.score  # noqa: F401
 from benchmarks import _scoring as scoring
+from lumos import compute
 from lumos.cli import run
 from lumos.tables import table_uri
 
 
 def main() -> None:
     """Score and publish once, from nothing."""
+    compute.set_up()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     settings, recipe = scoring.recipe_of(int(sys.argv[1]))
     for table in ("forecasts", "scores", "manifests"):

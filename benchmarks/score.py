@@ -47,11 +47,12 @@ from lumos.accio.contract import load_events
 from lumos.accio.dense import Batch
 from lumos.accio.users import Users
 from lumos.cli import run
+from lumos.compute import keep_memory
 from lumos.config import Recipe, ScoringConfig, override
 from lumos.dates import day_number
 from lumos.serve.accuracy import measure
 from lumos.serve.inputs import is_active, pin
-from lumos.serve.network import Network, keep_memory
+from lumos.serve.network import Network
 from lumos.serve.ranks import Ranks
 from lumos.settings import Settings
 from lumos.tasks import task_scores

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field, ValidationError
 
+from lumos import compute
 from lumos.frozen import Config
 
 MARK = "LUMOS-ENDED"
@@ -120,6 +121,7 @@ def main() -> None:
     """
     job = Job.model_validate_json(sys.argv[1])
     os.environ.update(job.environment)
+    compute.set_up()
     end = run(job)
     line = f"{MARK} {json.dumps(end.model_dump())}"
     sys.stdout.write(f"\n{line}\n")

@@ -31,6 +31,12 @@ main = sys.modules["__main__"]
 if main.__spec__ is None and not hasattr(main, "__file__"):
     main.__spec__ = importlib.machinery.ModuleSpec(None, None)  # type: ignore[arg-type]
 
+from lumos import compute  # noqa: E402 - before anything imports torch
+
+# Tests compare results bit for bit, and run beside each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+compute.set_up()
+
 from gym_world import raw  # noqa: E402
 
 import tests.airflow_home  # noqa: E402, F401 - before anything imports Airflow

@@ -4,7 +4,6 @@ What did not change is copied bucket by bucket, so nothing is shuffled but ``use
 of the changed days. Must agree bit for bit with :mod:`lumos.aggregate.rebuild`.
 """
 
-import os
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
@@ -28,6 +27,7 @@ from lumos.aggregate.merge import (
     waiting_users,
     with_days_replaced,
 )
+from lumos.compute import num_cores
 from lumos.delta import DataFile, commit_files
 from lumos.pool import workers
 from lumos.progress import progress
@@ -56,7 +56,7 @@ class Built:
 def advance(request: Request, plan: Plan) -> Built:
     """Write ``sequences`` from an earlier version of it and the days that changed since."""
     size = sum(file.size for file in plan.base.files.values())
-    processes = 1 if size < _SMALL_BYTES else os.cpu_count() or 1
+    processes = 1 if size < _SMALL_BYTES else num_cores()
     tasks = tasks_of(plan)
     buckets = range(request.recipe.num_buckets)
     with tempfile.TemporaryDirectory(prefix="lumos-sequences-") as scratch:

@@ -5,7 +5,6 @@ The weights stay those of the checkpoint; what is lost by a coarser form is meas
 """
 
 import copy
-import ctypes
 import shutil
 import warnings
 from collections.abc import Callable
@@ -46,8 +45,6 @@ class Network:
         Raises:
             BadInput: It cannot be had here: whole numbers on a GPU, or no compiler.
         """
-        if device == "cpu":
-            keep_memory()
         model: nn.Module = checkpoint.model.eval().to(device)
         if scoring.precision == "int8":
             model = _in_whole_numbers(model, device)
@@ -64,19 +61,6 @@ class Network:
         ):
             said = self.forward(batch)
             return in_raw_units(said, self.checkpoint.recipe, self.checkpoint.scaler)
-
-
-def keep_memory() -> None:
-    """Let this process keep the memory that a batch gives back, for the next batch.
-
-    By default glibc returns large blocks to Linux at once, and Linux fills each page with zeros
-    when it is asked for again: a sixth of the processor's time. Without glibc nothing is done.
-    """
-    mmap_threshold, trim_threshold = -3, -1  # of malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(mmap_threshold, 32 << 20)  # the largest that it takes
-        mallopt(trim_threshold, 1 << 30)
 
 
 def _in_whole_numbers(model: nn.Module, device: str) -> nn.Module:

@@ -12,6 +12,7 @@ import torch
 from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
+from lumos.compute import num_threads
 from lumos.train.distributed import die_with_parent
 
 # The first process decides within seconds; the others may have hours of shards left.
@@ -26,7 +27,7 @@ class Ranks:
     Attributes:
         rank: Of this process.
         size: How many there are.
-        num_cores: This process's share of the machine's cores.
+        num_cores: How many this process computes on.
         device: Where it computes.
     """
 
@@ -41,8 +42,7 @@ class Ranks:
         """Find the others, if there are any."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        num_cores = max(1, len(os.sched_getaffinity(0)) // num_local)
+        num_cores = num_threads()
         device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
         if size == 1:
             return cls(0, 1, num_cores, device, None)

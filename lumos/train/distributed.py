@@ -101,17 +101,12 @@ class World:
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """Join the processes that torchrun started; leave them at the end.
-
-    Each process of a machine gets an equal share of its cores, so that they do not fight.
-    """
+    """Join the processes that torchrun started; leave them at the end."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     has_cuda = torch.cuda.is_available()
     if has_cuda:
         torch.cuda.set_device(local_rank)
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
     device = f"cuda:{local_rank}" if has_cuda else "cpu"
     has_bfloat16 = has_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     if size == 1:

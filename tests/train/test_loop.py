@@ -1,8 +1,7 @@
 """The verb `train` on a small lake: what it leaves behind, what it survives, what it refuses."""
 
-import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,6 @@ def recipe(**changes: Any) -> Recipe:
 
 def weights(at: Settings, of: Recipe, version: str = "1") -> bytes:
     return (tracking.checkpoint_of(at, of, version) / "weights.safetensors").read_bytes()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads of a test beside other work wait for each other most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "sched_getaffinity", lambda _process: {0})
-        yield
 
 
 @pytest.fixture(scope="module")

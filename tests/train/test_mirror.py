@@ -1,7 +1,6 @@
 """States copied to a bucket: a machine that vanishes with its disk loses no more than a pause."""
 
 import logging
-import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -86,8 +85,6 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0})
     monkeypatch.setattr(mirror, "_FIRST_PAUSE_SECONDS", 0.01)
 
 

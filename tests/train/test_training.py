@@ -42,11 +42,6 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return lake(tmp_path_factory.mktemp("training"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def train(at: Settings, of: Recipe, folder: Path, stop: StopSignal | None = None) -> Training:
     training = Training(prepared(at, of), World(), folder)
     training.run(stop or StopSignal(), lambda _epochs: None)
