@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -43,9 +44,14 @@ def test_the_days_that_follow_begin_when_the_first_is_published():
     ]
     seconds, _ = longest_chain(jobs)
     assert seconds == 10 + 30 + 5 + 5 + 4 + 7 + 7
-    assert facts(Told(jobs, [], 80.0))["orchestration_share"] == pytest.approx(
-        1 - seconds / 80, abs=1e-4
-    )
+    found = facts(Told(jobs, [], 80.0))
+    assert found["orchestration_share"] == pytest.approx(1 - seconds / 80, abs=1e-4)
+    assert found["overhead_s"] == 80 - seconds
+
+
+def test_tasks_that_were_tried_again_are_counted():
+    jobs = [job("land", 1), replace(job("train", 1), tries=3), replace(job("score", 1), tries=2)]
+    assert facts(Told(jobs, [], 3.0))["attempts"] == 2
 
 
 def test_metrics_stand_beside_those_of_the_baselines():
@@ -98,6 +104,21 @@ def test_a_bad_argument_ends_the_demo_before_it_starts(argument, sentence, tmp_p
     assert not (tmp_path / "airflow").exists()
 
 
+def test_a_home_that_cannot_be_written_to_ends_the_demo_with_the_remedy(tmp_path):
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "demo", "up"],
+        cwd=REPOSITORY,
+        env={**os.environ, "LUMOS_HOME": str(tmp_path / "file" / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "set LUMOS_HOME to another one" in " ".join(done.stdout.split())
+    assert "Traceback" not in done.stderr
+
+
 def test_a_pid_that_was_given_to_another_process_is_not_ours(tmp_path):
     file = PidFile(tmp_path / "run" / "supervisor.json")
     assert file.read() is None
@@ -106,6 +127,8 @@ def test_a_pid_that_was_given_to_another_process_is_not_ours(tmp_path):
     assert facts_ is not None
     assert facts_["url"] == "http://here"
     file.path.write_text(json.dumps({**facts_, "started": 1.0}))
+    assert file.read() is None
+    file.path.write_text("")  # by a power cut
     assert file.read() is None
 
 
