@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     date = parse_date(arguments.date, today=today)
     settings = Settings.from_environment()
     load(settings.recipe)
-    airflow = LocalAirflow(settings.home, port=arguments.port)
+    airflow = _airflow(settings, arguments)
     console.print(f"Airflow at {airflow.url}  login admin / {airflow.password}", soft_wrap=True)
     console.print(f"Health page at {airflow.url}{PAGE}", soft_wrap=True)
     with Watch(console) as watch:
@@ -71,18 +71,19 @@ def run(arguments: argparse.Namespace) -> int:
         finally:
             airflow.stop()
     said = summary.write(told, settings.home / "demo.json")
-    summary.show(told, said, console)
+    summary.show(told, said, airflow, console)
     return _DONE
 
 
 def up(arguments: argparse.Namespace) -> int:
     """Start Airflow in a process of its own, wait until it answers, say how to use it."""
-    home = Settings.from_environment().home
+    settings = Settings.from_environment()
+    home = settings.home
     pid_file, log = _pid_file(home), home / "airflow" / "run" / "supervisor.log"
     if running := pid_file.read():
         msg = f"an Airflow runs on {home} already, at {running['url']}: `make down` stops it"
         raise AirflowError(msg)
-    airflow = LocalAirflow(home, port=arguments.port)  # says so here if the port is taken
+    airflow = _airflow(settings, arguments)  # says so here if the port is taken
     log.parent.mkdir(parents=True, exist_ok=True)
     port = [] if arguments.port is None else ["--port", str(arguments.port)]
     with log.open("wb") as file:
@@ -108,6 +109,7 @@ def up(arguments: argparse.Namespace) -> int:
         "Try next:\n"
         "  in the UI: daily_aggregation > Trigger   a business date, 365 days the first time\n"
         "  make demo                                the whole story (after make down)\n"
+        f"{summary.verbs_by_hand(airflow)}"
         "  make down                                stop it",
         highlight=False,
     )
@@ -137,6 +139,24 @@ def down(arguments: argparse.Namespace) -> int:
             time.sleep(0.2)
     console.print("stopped")
     return _DONE
+
+
+def _airflow(settings: Settings, arguments: argparse.Namespace) -> LocalAirflow:
+    """On a home that can be written to; says which models it does not see.
+
+    Raises:
+        ValueError: The home cannot be written to.
+    """
+    if trouble := settings.trouble_writing():
+        raise ValueError(trouble)
+    models = settings.home / "mlflow.db"
+    if models.exists() and not os.environ.get("MLFLOW_TRACKING_URI"):
+        console.print(
+            f"Models in {models} stay there: this Airflow has a registry of its own. To go on with "
+            f"them, export MLFLOW_TRACKING_URI=sqlite:///{models}",
+            soft_wrap=True,
+        )
+    return LocalAirflow(settings.home, port=arguments.port)
 
 
 def _pid_file(home: Path) -> PidFile:

@@ -20,6 +20,7 @@ import httpx
 
 from demo.client import AirflowClient, AirflowError, Run, TaskState
 from demo.postgres import Postgres
+from demo.private import write_private
 from demo.processes import Component, PidFile, free_port
 from lumos.settings import REPOSITORY
 
@@ -285,11 +286,11 @@ class LocalAirflow(AirflowClient):
         # A power cut can leave an empty one.
         if not path.exists() or not path.read_text():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write_private(path, secrets.token_urlsafe(24))
+            write_private(path, secrets.token_urlsafe(24))
         return path.read_text()
 
     def _write_passwords(self) -> None:
-        _write_private(self._passwords_path, json.dumps({"admin": self.password}))
+        write_private(self._passwords_path, json.dumps({"admin": self.password}))
 
     def _wait_until_healthy(self) -> None:
         until = time.monotonic() + _START_SECONDS
@@ -333,10 +334,3 @@ class LocalAirflow(AirflowClient):
             )
             if backfill["completed_at"] is None and not busy["dag_runs"]:
                 self.call("PUT", f"/backfills/{backfill['id']}/cancel")
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Readable by its owner only, from the first byte on."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)

@@ -12,11 +12,11 @@ import importlib.util
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
@@ -26,7 +26,8 @@ import psycopg2  # type: ignore[import-untyped]
 from psycopg2.extensions import connection  # type: ignore[import-untyped]
 
 from demo.client import AirflowError
-from demo.processes import Component, last_lines
+from demo.private import make_private
+from demo.processes import Component, last_lines, unprivileged
 
 MAJOR = 18  # compose.yaml has the same
 DATABASES = ("airflow", "mlflow")
@@ -50,6 +51,8 @@ _SETTINGS = {
     "max_wal_senders": "0",
     "max_logical_replication_workers": "0",
     "io_method": "sync",
+    # After a crash: one call instead of one for each of 2,000 files.
+    "recovery_init_sync_method": "syncfs",
     "min_wal_size": "32MB",
     "max_wal_size": "128MB",
     "timezone": "UTC",
@@ -77,8 +80,11 @@ class Postgres:
     def __init__(self, home: Path) -> None:
         self.folder = home.absolute() / "postgres"
         self.data = self.folder / "data"
+        self._logs = self.folder / "log"
         self._schema_path = self.folder / "schema.json"
-        self._socket_folder = _socket_folder(self.folder)
+        digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+        self._cluster = f"lumos-{digest}"
+        self._socket_folder = self._short_folder()
 
     def url(self, database: str) -> str:
         """Of one of ``DATABASES``, as SQLAlchemy takes it; psql takes it without ``+psycopg2``."""
@@ -108,25 +114,41 @@ class Postgres:
             AirflowError: It cannot run here; names the remedy.
         """
         self._check_disk()
-        _make_private(self.folder)
+        make_private(self.folder)
         if not self.data.exists():
             self._unpack()
         self._check_version()
         self._clear_stale_files()
-        _make_private(self._socket_folder)
+        make_private(self._socket_folder)
         server = self._server(run_folder)
-        self._wait_until_ready(server)
+        try:
+            self._wait_until_ready(server)
+        except BaseException:
+            server.terminate()
+            server.join()
+            raise
         return server
 
     def create(self) -> None:
         """An empty cluster instead of the template's: what the template is made of."""
-        _make_private(self.folder)
+        make_private(self.folder)
         self._run(
             *(str(binary("initdb")), f"--pgdata={self.data}", f"--username={_USER}"),
             *("--auth-local=trust", "--auth-host=reject", "--no-sync", "--no-instructions"),
             *("--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
             *("--locale=C", "--set=min_wal_size=32MB"),
         )
+
+    def _short_folder(self) -> Path:
+        """For the socket: in the home, or with a long path in the temporary folder."""
+        for found in (self.folder / "socket", Path(tempfile.gettempdir()) / self._cluster):
+            if len(os.fsencode(found / f".s.PGSQL.{_PORT}")) <= _MAX_SOCKET_BYTES:
+                return found
+        msg = (
+            f"the path of a socket has at most {_MAX_SOCKET_BYTES} bytes, and {found} is too long: "
+            "set LUMOS_HOME or TMPDIR to a shorter one"
+        )
+        raise AirflowError(msg)
 
     def _wait_until_ready(self, server: Component) -> None:
         until = time.monotonic() + _START_SECONDS
@@ -139,44 +161,35 @@ class Postgres:
                     time.sleep(0.05)
                     continue
                 ended = "is not ready" if server.is_running else "ended"
-                server.terminate()
-                server.join()
                 msg = (
                     f"PostgreSQL {ended} ({str(error).splitlines()[0]}); the end of its logs "
-                    f"({server.log_path}, {self.folder / 'log'}):\n{server.last_lines()}"
+                    f"({server.log_path}, {self._logs}):\n{server.last_lines()}"
                 )
                 raise AirflowError(msg) from error
 
     def _server(self, run_folder: Path) -> Component:
         settings = {
             **_SETTINGS,
+            "cluster_name": self._cluster,
             "unix_socket_directories": str(self._socket_folder),
-            "log_directory": str(self.folder / "log"),
+            "log_directory": str(self._logs),
         }
         argv = [*self._prefix(), str(binary("postgres")), "-D", str(self.data)]
         argv += [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         run_folder.mkdir(parents=True, exist_ok=True)
-        return _Server(self.NAME, argv, folder=run_folder, environment=_environment())
+        return _Server(argv, own_logs=self._logs, folder=run_folder)
 
     def _prefix(self) -> list[str]:
-        """Run as another user where this one is root: as the data's owner, or else ``nobody``."""
+        """What is put before a command: as root, that it runs as another user."""
         own = os.geteuid()
-        owner = self.data.stat().st_uid if self.data.exists() else own or _UNPRIVILEGED
-        if own:
-            if owner != own:
-                msg = (
-                    f"{self.data} belongs to user {owner}, and this is user {own}: start it as "
-                    f"that user or as root, or set LUMOS_HOME to another folder"
-                )
-                raise AirflowError(msg)
-            return []
-        if not owner:
+        expected = own or _UNPRIVILEGED
+        if self.data.exists() and (owner := self.data.stat().st_uid) != expected:
             msg = (
-                f"{self.data} belongs to root, as which PostgreSQL does not run: "
-                f"chown -R {_UNPRIVILEGED}:{_UNPRIVILEGED} {self.data}"
+                f"{self.data} belongs to user {owner}, and PostgreSQL runs as user {expected}: "
+                f"chown -R {expected} {self.data}, or set LUMOS_HOME to another folder"
             )
             raise AirflowError(msg)
-        return _unprivileged(owner)
+        return [] if own else unprivileged(_UNPRIVILEGED)
 
     def _run(self, *argv: str) -> None:
         done = subprocess.run(
@@ -192,16 +205,18 @@ class Postgres:
             raise AirflowError(msg)
 
     def _unpack(self) -> None:
-        if not TEMPLATE.exists():
-            msg = f"there is no prepared database {TEMPLATE}: run `make setup`"
+        key = TEMPLATE.with_suffix(".json")
+        if not key.exists() or key.read_text() != schema_versions():
+            msg = f"no database is prepared for these versions ({TEMPLATE}): run `make setup`"
             raise AirflowError(msg)
         draft = self.folder / "draft"
         shutil.rmtree(draft, ignore_errors=True)  # of a start that was killed here
         draft.mkdir()
         self._run("tar", "--extract", f"--file={TEMPLATE}", f"--directory={draft}")
-        self._run(str(binary("initdb")), "--sync-only", f"--pgdata={draft / 'data'}")
+        sync = ("--sync-only", "--sync-method=syncfs", f"--pgdata={draft / 'data'}")
+        self._run(str(binary("initdb")), *sync)
+        self.mark_migrated()
         # Last, and at once: a folder named `data` is a whole database.
-        shutil.copyfile(TEMPLATE.with_suffix(".json"), self._schema_path)
         (draft / "data").rename(self.data)
         draft.rmdir()
 
@@ -229,47 +244,47 @@ class Postgres:
             raise AirflowError(msg)
 
     def _clear_stale_files(self) -> None:
-        """Remove what a crash or a power cut left, unless a server of this home is alive.
+        """Remove what a crash or a power cut left, once no process of this home's server is left.
 
-        PostgreSQL does so itself, except where the pid that it finds belongs to another process
-        by now, or to a zombie that no one has waited for.
+        PostgreSQL does so itself, except where the lock file is empty or its pid belongs to
+        another process by now, or to a zombie that no one has waited for.
         """
-        lock = self.data / "postmaster.pid"
         until = time.monotonic() + _OTHER_END_SECONDS
-        while pid := self._live_server(lock):
+        while pids := self._alive():
             if time.monotonic() > until:
-                msg = f"the PostgreSQL of an earlier session runs on {self.data}: kill {pid}"
+                msg = (
+                    f"the PostgreSQL of an earlier session still runs on {self.data}: end it "
+                    f"(kill {' '.join(map(str, pids))}) and start again"
+                )
                 raise AirflowError(msg)
             time.sleep(0.1)  # its guard is ending it
         socket = self._socket_folder / f".s.PGSQL.{_PORT}"
-        for path in (lock, socket, socket.with_name(f"{socket.name}.lock")):
+        for path in (self.data / "postmaster.pid", socket, Path(f"{socket}.lock")):
             path.unlink(missing_ok=True)
 
-    def _live_server(self, lock: Path) -> int:
-        """The pid of a server that runs on this home's data, or 0."""
-        lines = lock.read_text().splitlines() if lock.exists() else []
-        if not lines or not lines[0].isdecimal():
-            return 0
-        try:
-            process = psutil.Process(int(lines[0]))
-            # Readable for all users, unlike its working folder. A zombie has none.
-            return process.pid if str(self.data) in process.cmdline() else 0
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
-            return 0
+    def _alive(self) -> list[int]:
+        """Pids of all processes of a server of this home: its guard's, its own, its children's."""
+        setting, title = f"cluster_name={self._cluster}", f"postgres: {self._cluster}: "
+        return [
+            process.pid
+            for process in psutil.process_iter(["cmdline"])
+            for words in [process.info["cmdline"] or [""]]
+            if setting in words or words[0].startswith(title)
+        ]
 
 
 class _Server(Component):
     """A component whose log goes on in files of its own."""
 
-    def last_lines(self, number: int = 15) -> str:
-        """The end of what it printed before and in its own log."""
-        own = sorted(self.own_logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
-        return "\n".join(last_lines(path, number) for path in (self.log_path, *own[-1:]))
+    def __init__(self, argv: Sequence[str], *, own_logs: Path, folder: Path) -> None:
+        environment = _environment()
+        super().__init__(Postgres.NAME, argv, folder=folder, environment=environment)
+        self._own_logs = own_logs
 
-    @property
-    def own_logs(self) -> Path:
-        """Beside Airflow's folder."""
-        return self.log_path.parent.parent.parent / "postgres" / "log"
+    def last_lines(self, number: int = 15) -> str:
+        """The end of what it printed before it opened its log, and of the log."""
+        own = sorted(self._own_logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        return "\n".join(last_lines(path, number) for path in (self.log_path, *own[-1:]))
 
 
 def binary(name: str) -> Path:
@@ -296,61 +311,3 @@ def schema_versions() -> str:
 def _environment() -> dict[str, str]:
     """No PG* variable of the user's reaches the server."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-
-
-def _socket_folder(folder: Path) -> Path:
-    """In the home; for a home with a long path a short name in the temporary folder."""
-    digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-    for found in (folder / "socket", Path(tempfile.gettempdir()) / f"lumos-{digest}"):
-        if len(os.fsencode(found / f".s.PGSQL.{_PORT}")) <= _MAX_SOCKET_BYTES:
-            return found
-    msg = (
-        f"the path of a socket has at most {_MAX_SOCKET_BYTES} bytes, and {found} is too long: "
-        "set LUMOS_HOME or TMPDIR to a shorter one"
-    )
-    raise AirflowError(msg)
-
-
-def _make_private(folder: Path) -> None:
-    """A folder that only this user can enter.
-
-    Raises:
-        AirflowError: There is one that others made or can enter, or that is no folder.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in (os.geteuid(), _UNPRIVILEGED):
-        msg = (
-            f"{folder} should be a folder of user {os.geteuid()}, and belongs to user "
-            f"{found.st_uid}: remove it, or set LUMOS_HOME to another folder"
-        )
-        raise AirflowError(msg)
-    folder.chmod(0o700)
-
-
-def _unprivileged(uid: int) -> list[str]:
-    """Run a command as ``uid`` that can still enter folders of root's.
-
-    So no folder above the home must be opened to others, and no user made. A change of user
-    clears the signal that ends a child with its parent; setpriv sets it again.
-    """
-    remedy = (
-        "PostgreSQL does not run as root, and is started as user "
-        f"{uid} with setpriv: run as an ordinary user, or"
-    )
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        msg = f"{remedy} install it (apt-get install util-linux)"
-        raise AirflowError(msg)
-    prefix = [
-        *(setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups"),
-        *("--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--pdeathsig=keep"),
-    ]
-    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)
-    if tried.returncode:
-        msg = (
-            f"{remedy} give the container the capabilities SETUID, SETGID and DAC_OVERRIDE "
-            f"({tried.stderr.strip()})"
-        )
-        raise AirflowError(msg)
-    return prefix

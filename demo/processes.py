@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,13 +13,14 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from demo.client import AirflowError
 from lumos.settings import REPOSITORY
 
 # The same guard as around every verb: it ends all that its command started, also when the
 # process that asked for it is killed with -9.
 _GUARD = REPOSITORY / "lumos" / "host" / "guard.py"
 # The scheduler's own children are tasks, which need a moment to end their verbs.
-_GRACE_SECONDS = {"scheduler": "10", "triggerer": "2"}
+_GRACE_SECONDS = {"scheduler": "10", "triggerer": "2", "postgres": "20"}
 
 
 class PortTaken(Exception):
@@ -138,10 +140,38 @@ class PidFile:
             facts: dict[str, object] = json.loads(self.path.read_text())
             process = psutil.Process(int(str(facts["pid"])))
         # A power cut can leave an empty file.
-        except (FileNotFoundError, json.JSONDecodeError, psutil.NoSuchProcess):
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, psutil.NoSuchProcess):
             return None
         return facts if process.create_time() == facts["started"] else None
 
     def remove(self) -> None:
         """Forget the entry."""
         self.path.unlink(missing_ok=True)
+
+
+def unprivileged(uid: int) -> list[str]:
+    """Run a command as ``uid`` that can still enter folders of root's.
+
+    So no folder above the home must be opened to others, and no user made. A change of user
+    clears the signal that ends a child with its parent; setpriv sets it again.
+    """
+    remedy = (
+        "PostgreSQL does not run as root, and is started as user "
+        f"{uid} with setpriv: run as an ordinary user, or"
+    )
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        msg = f"{remedy} install it (apt-get install util-linux)"
+        raise AirflowError(msg)
+    prefix = [
+        *(setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups"),
+        *("--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--pdeathsig=keep"),
+    ]
+    tried = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        msg = (
+            f"{remedy} give the container the capabilities SETUID, SETGID and DAC_OVERRIDE "
+            f"({tried.stderr.strip()})"
+        )
+        raise AirflowError(msg)
+    return prefix

@@ -41,6 +41,7 @@ class Job:
     state: str
     seconds: float
     process_seconds: float | None = None
+    tries: int = 1
     report: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -158,6 +159,7 @@ class _Story:
             state=task.state,
             seconds=round(task.seconds or 0.0, 2),
             process_seconds=seconds,
+            tries=task.try_number,
             report=report if isinstance(report, dict) else {},
         )
 
@@ -202,4 +204,4 @@ def _verb(airflow: LocalAirflow, verb: str, date: dt.date, watch: Watch) -> Job:
         msg = f"lumos {verb} --date {date} ended with exit code {done.returncode}:\n{end}"
         raise StoryFailed(msg)
     report = json.loads(done.stdout.splitlines()[-1])
-    return Job("(command line)", verb, date, "success", seconds, seconds, report)
+    return Job("(command line)", verb, date, "success", seconds, seconds, report=report)

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from demo.airflow import LocalAirflow
 from demo.story import Job, Told
 
 # Within one date: a task starts after those. (The waits stand for what they wait for.)
@@ -75,12 +76,15 @@ def facts(told: Told) -> dict[str, Any]:
 
     ``orchestration_share`` is the part of the wall clock that is not on the longest chain of
     verbs: (total - chain) / total. Airflow's own start counts in it, and so does whatever time
-    two verbs waited for each other without need.
+    two verbs waited for each other without need; ``overhead_s`` is the same in seconds.
+    ``attempts`` is the number of tasks that were tried more than once.
     """
     chain_s, chain = longest_chain(told.jobs)
     return {
         "total_s": round(told.total_s, 1),
         "longest_chain_s": round(chain_s, 1),
+        "overhead_s": round(told.total_s - chain_s, 1),
+        "attempts": sum(job.tries > 1 for job in told.jobs),
         "orchestration_share": round((told.total_s - chain_s) / told.total_s, 4),
         "longest_chain": chain,
         "tasks": {
@@ -104,7 +108,7 @@ def write(told: Told, path: Path) -> dict[str, Any]:
     return said
 
 
-def show(told: Told, said: Mapping[str, Any], console: Console) -> None:
+def show(told: Told, said: Mapping[str, Any], airflow: LocalAirflow, console: Console) -> None:
     """The closing tables and the three next commands."""
     console.print(_tasks_table(told.jobs))
     metrics = next((job for job in told.jobs if job.task_id == "evaluate"), None)
@@ -126,8 +130,17 @@ def show(told: Told, said: Mapping[str, Any], console: Console) -> None:
         "\nTry next:\n"
         "  make up                                  the Airflow UI, with all of these runs\n"
         "  .venv/bin/lumos land --date 2017-12-31   the rest of the year, to trigger or backfill\n"
-        "  .venv/bin/lumos score --help             any verb by hand",
+        f"{verbs_by_hand(airflow)}",
         highlight=False,
+        soft_wrap=True,
+    )
+
+
+def verbs_by_hand(airflow: LocalAirflow) -> str:
+    """How the command line finds the models of a home's Airflow, which must be up."""
+    return (
+        "  .venv/bin/lumos score --help             any verb by hand; while Airflow is up, with "
+        f"its models:\n  export MLFLOW_TRACKING_URI='{airflow.environment['MLFLOW_TRACKING_URI']}'"
     )
 
 

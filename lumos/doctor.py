@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from rich.console import Console
 from rich.table import Table
@@ -112,10 +112,16 @@ def check_mlflow(settings: Settings) -> Finding:
     """A tracking store that answers."""
     uri = settings.mlflow_uri
     parts = urlsplit(uri)
-    remedy = "Start it, or set MLFLOW_TRACKING_URI to one that answers"
+    remedy = (
+        "Start it (`make up` starts the local one), or set MLFLOW_TRACKING_URI to one that answers"
+    )
     try:
         if parts.scheme == "sqlite":
             _open_sqlite(Path(uri.removeprefix("sqlite:///")))
+        elif folder := parse_qs(parts.query).get("host"):
+            with socket.socket(socket.AF_UNIX) as server:
+                server.settimeout(_ANSWER_SECONDS)
+                server.connect(f"{folder[0]}/.s.PGSQL.{parts.port or 5432}")
         elif parts.hostname and (port := parts.port or _USUAL_PORTS.get(parts.scheme)):
             socket.create_connection((parts.hostname, port), _ANSWER_SECONDS).close()
         else:

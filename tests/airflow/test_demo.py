@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -44,10 +45,15 @@ def test_the_days_that_follow_wait_for_the_first_one_where_the_demo_does():
     # The tables of the next days are made beside the training, their scores after the first's.
     chain = 10 + 30 + 5 + 50 + 5 + 1 + 5 + 4 + 6
     assert longest_chain(jobs)[0] == chain
-    assert facts(Told(jobs, [], 160.0))["orchestration_share"] == pytest.approx(
-        1 - chain / 160, abs=1e-4
-    )
+    found = facts(Told(jobs, [], 160.0))
+    assert found["orchestration_share"] == pytest.approx(1 - chain / 160, abs=1e-4)
+    assert found["overhead_s"] == 160 - chain
     assert longest_chain([*first[:2], *next_days])[0] == 10 + 30 + 3 + 7 + 7
+
+
+def test_tasks_that_were_tried_again_are_counted():
+    jobs = [job("land", 1), replace(job("train", 1), tries=3), replace(job("score", 1), tries=2)]
+    assert facts(Told(jobs, [], 3.0))["attempts"] == 2
 
 
 def test_metrics_stand_beside_those_of_the_baselines():
@@ -100,6 +106,21 @@ def test_a_bad_argument_ends_the_demo_before_it_starts(argument, sentence, tmp_p
     assert not (tmp_path / "airflow").exists()
 
 
+def test_a_home_that_cannot_be_written_to_ends_the_demo_with_the_remedy(tmp_path):
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "demo", "up"],
+        cwd=REPOSITORY,
+        env={**os.environ, "LUMOS_HOME": str(tmp_path / "file" / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "set LUMOS_HOME to another one" in " ".join(done.stdout.split())
+    assert "Traceback" not in done.stderr
+
+
 def test_a_pid_that_was_given_to_another_process_is_not_ours(tmp_path):
     file = PidFile(tmp_path / "run" / "supervisor.json")
     assert file.read() is None
@@ -108,6 +129,8 @@ def test_a_pid_that_was_given_to_another_process_is_not_ours(tmp_path):
     assert facts_ is not None
     assert facts_["url"] == "http://here"
     file.path.write_text(json.dumps({**facts_, "started": 1.0}))
+    assert file.read() is None
+    file.path.write_text("")  # by a power cut
     assert file.read() is None
 
 
