@@ -2,7 +2,7 @@
 
     [torchrun --nproc-per-node 2] -m benchmarks._steps HOME FORM --batch-size N [--steps S]
 
-One thread a process. The first process prints one JSON line: the mean loss of the
+As many threads a process as ``OMP_NUM_THREADS`` says. The first prints one JSON line: mean loss of
 steps; the median step in seconds and in processor seconds, and how many of these went into the
 loader and scaling; parameters; and the seconds to add up as many numbers over all processes. With
 ``--epoch-alone`` also what a step's windows cost the loader, timed over an epoch of it alone: a
@@ -27,6 +27,7 @@ import torch
 from lumos.accio.batch import RaggedBatch
 from lumos.accio.dense import Batch
 from lumos.accio.loader import Accio
+from lumos.compute import keep_memory
 from lumos.config import Recipe, override
 from lumos.datasets.fantasy_sports import World, recipe
 from lumos.presets import lumos, paper, paper_training
@@ -116,13 +117,13 @@ def main() -> None:
     # Drawn by each process for itself: losses of one and of two would differ.
     made.add_argument("--without-dropout", action="store_true")
     arguments = made.parse_args()
+    keep_memory()  # as a training does
     settings = Settings.from_environment({"LUMOS_HOME": str(arguments.home)})
     has_dropout = not arguments.without_dropout
     shaped = shape(arguments.form, arguments.batch_size, has_dropout=has_dropout)
     last_day = World(arguments.users).last_day
     request = Request(verb="train", recipe=shaped, date=last_day, settings=settings)
     with joined() as processes, tempfile.TemporaryDirectory() as folder:
-        torch.set_num_threads(1)
         prepared = ready(request, processes)
         found = {"loader_cpu_s": epoch_alone(prepared.loader) if arguments.epoch_alone else 0.0}
         found |= take(prepared, processes, Path(folder), arguments.steps)

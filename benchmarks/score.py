@@ -1,6 +1,7 @@
 """What a morning's scores cost: end to end, against the network alone, and in memory.
 
-    python -m benchmarks.score [--parts forward memory literal precision] [--users 100000 1000000]
+    python -m benchmarks.score [--parts forward memory literal precision beside]
+                              [--users 100000 1000000]
 
 *memory*: for each number of users of the made-up platform (more than 100,000 are copies of those
 under other names) a fresh process scores and publishes
@@ -22,6 +23,9 @@ at once; ``..._by_user`` against the one that takes them one at a time; ``..._sm
 compiled on the same users: speed, and AUC and calibration error of each task at the last origin
 that has matured. Rounds in turn, medians.
 
+*beside*: ``score`` of a small world in a fresh process, alone and beside one process that keeps a
+core busy, in turn: active users a second, medians of rounds.
+
 A quarter of an hour on two idle cores, and some minutes to write the worlds, which are kept.
 """
 
@@ -42,6 +46,7 @@ from rich.table import Table
 
 from benchmarks import _match as match
 from benchmarks import _scoring as scoring
+from benchmarks._beside import alone_and_beside
 from benchmarks._steps import shape
 from lumos.accio.contract import load_events
 from lumos.accio.dense import Batch
@@ -61,7 +66,7 @@ from lumos.train.checkpoint import Checkpoint
 from lumos.train.predict import joined, prepared
 from lumos.verbs import BadInput
 
-PARTS = ("memory", "forward", "literal", "precision")
+PARTS = ("memory", "forward", "literal", "precision", "beside")
 _USERS = (100_000, 1_000_000)
 _SMALL, _ROUNDS, _BATCH_SIZES = 4_096, 3, (32, 64, 128)
 _FORWARD_USERS = 2_048
@@ -82,6 +87,8 @@ def main() -> int:
         found |= literal()
     if "precision" in arguments.parts:
         found |= precision(arguments.epochs)
+    if "beside" in arguments.parts:
+        found |= beside()
     table = Table(title="Scoring")
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -100,9 +107,7 @@ def mornings(sizes: Sequence[int], *, has_forward: bool) -> Figures:
         scoring.make_ready(settings, recipe)
         is_last = has_forward and number == len(sizes) - 1
         before = forward(settings, recipe) if is_last else {}
-        command = [sys.executable, "-m", "benchmarks._score_run", str(size)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        ran = json.loads(done.stdout.splitlines()[-1])
+        ran = morning(size)
         after = forward(settings, recipe) if is_last else {}
         name = f"{size // 1_000_000}m" if size >= 1_000_000 else f"{size // 1000}k"
         both, both_cpu = (
@@ -129,6 +134,25 @@ def mornings(sizes: Sequence[int], *, has_forward: bool) -> Figures:
                 ),
             }
     return found
+
+
+def morning(size: int) -> dict[str, float]:
+    """What one morning in a fresh process took."""
+    command = [sys.executable, "-m", "benchmarks._score_run", str(size)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    ran: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return ran
+
+
+def beside() -> Figures:
+    """Active users a second of ``score`` alone, and beside a busy process."""
+    scoring.make_ready(*scoring.recipe_of(_SMALL))
+
+    def speed() -> float:
+        ran = morning(_SMALL)
+        return ran["users"] / ran["score_s"]
+
+    return alone_and_beside(speed, _ROUNDS, unit="users_per_s")
 
 
 def forward(settings: Settings, recipe: Recipe) -> dict[str, float]:

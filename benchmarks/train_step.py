@@ -1,6 +1,7 @@
 """What a training step costs: against a literal reading, waiting for data, and on two processes.
 
-    python -m benchmarks.train_step [--parts literal data processes] [--batch-size 4] [--rounds 3]
+    python -m benchmarks.train_step [--parts literal data processes beside]
+                                   [--batch-size 4] [--rounds 3]
 
 *literal*: forward and backward of the published form (360 + 7 days, 13 columns, users of the
 made-up platform) against the same equations written out plainly for all users and days at once;
@@ -17,7 +18,10 @@ half of the batch, and the time to add up the gradients. It wants two idle cores
 load is printed with it, and the same ratio in processor time: what two idle cores would give if
 nobody waited for anybody.
 
-Five minutes on two idle cores.
+*beside*: real steps by one process with the threads that ``lumos train`` gives itself on all cores,
+alone and beside one process that keeps a core busy, in turn: samples a second, medians of rounds.
+
+Seven minutes on two idle cores.
 """
 
 import argparse
@@ -34,14 +38,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import _match as match
+from benchmarks._beside import alone_and_beside
 from benchmarks._steps import shape
+from lumos import compute
 from lumos.datasets.fantasy_sports import World
 from lumos.datasets.fantasy_sports.write import write_tables
 from lumos.dates import day_number
 from lumos.progress import progress
 from lumos.settings import Settings
 
-PARTS = ("literal", "data", "processes")
+PARTS = ("literal", "data", "processes", "beside")
 USERS, MANY_USERS = 4_096, 32_768
 Figures = dict[str, object]
 # Form, global batch and steps of a comparison of processes.
@@ -49,6 +55,7 @@ _SHARED = {"lumos": (64, 15), "paper_tiny": (64, 8), "paper_small": (4, 5)}
 # The same of a training that waits for data.
 _WAITING = {"lumos": (64, 20), "paper_tiny": (64, 12)}
 _LOSSES_CLOSE = 1e-3
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def main() -> int:
@@ -69,6 +76,9 @@ def main() -> int:
         if "processes" in arguments.parts:
             written(home, USERS)
             figures |= processes(home)
+        if "beside" in arguments.parts:
+            written(home, USERS)
+            figures |= beside(home, arguments.rounds)
     is_equal = all(value for key, value in figures.items() if key.endswith("_equal"))
     figures |= {"results_equal": is_equal}
     print_table("A training step", {key: str(value) for key, value in figures.items()})
@@ -167,6 +177,20 @@ def processes(home: Path) -> Figures:
     return figures | {"processes_equal": is_equal}
 
 
+def beside(home: Path, rounds: int) -> Figures:
+    """Samples a second alone, and beside a busy process."""
+    size, num_steps = _SHARED["lumos"]
+    own = compute.variables()
+
+    def speed() -> float:
+        (found,) = launch(home, "lumos", size, more=("--steps", str(num_steps)), variables=own)
+        return size / found["step_s"]
+
+    return alone_and_beside(speed, rounds, unit="samples_per_s") | {
+        "beside_threads": int(own["OMP_NUM_THREADS"])
+    }
+
+
 def launch(
     home: Path,
     form: str,
@@ -176,6 +200,7 @@ def launch(
     ranks: int = 1,
     copies: int = 1,
     users: int = USERS,
+    variables: Mapping[str, str] = _ONE_THREAD,
 ) -> list[dict[str, float]]:
     """Take steps in processes of their own; what the first of each run printed."""
     start = ["-m", "benchmarks._steps"]
@@ -183,7 +208,7 @@ def launch(
         start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *start]
     at = str(home / str(users))
     shared = [at, form, "--users", str(users), "--batch-size", str(batch_size), *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | variables
     running = [
         subprocess.Popen(
             [sys.executable, *start, *shared],

@@ -13,19 +13,25 @@ from pathlib import Path
 
 _GROUP, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 # How often a waiting thread of libgomp (torch, LightGBM, faiss and scikit-learn load it) looks for
-# work before it sleeps. Its default of 300,000 keeps a core from a process that has work for it;
-# 1,000 is its own choice where it has more threads than cores.
-_LOOKS_BEFORE_SLEEP = "1000"
+# work before it sleeps. Its default of 300,000 keeps a core from a process that has work for it; a
+# thread that sleeps at once costs its waking. docs/decisions/0016 has what lies between.
+_LOOKS_BEFORE_SLEEP = "3000"
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of malloc.h
 _LARGEST_MMAP_THRESHOLD, _KEPT_BYTES = 32 << 20, 1 << 30  # glibc takes no larger threshold
 
 
 def set_up() -> None:
     """Give this process its threads and its way with memory; variables of the user's stay."""
-    os.environ["OMP_NUM_THREADS"] = str(num_threads())
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _LOOKS_BEFORE_SLEEP)
+    os.environ.update(variables())
     keep_memory()
+
+
+def variables() -> dict[str, str]:
+    """What OpenMP is told, where the user has not said otherwise."""
+    found = {"OMP_NUM_THREADS": str(num_threads())}
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        found["GOMP_SPINCOUNT"] = _LOOKS_BEFORE_SLEEP
+    return found
 
 
 def num_threads() -> int:
@@ -50,7 +56,7 @@ def keep_memory() -> None:
     """Let this process keep the memory that a step or a batch gives back, for the next one.
 
     By default glibc returns large blocks to Linux at once, and Linux fills each page with zeros
-    when it is asked for again: a sixth of the processor's time of scoring, a third of training.
+    when it is asked for again: a sixth of the processor's time of scoring, a fifth of training.
     Without glibc nothing is done.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

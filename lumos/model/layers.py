@@ -72,6 +72,17 @@ class When:
     key_days: Tensor | None = None
 
 
+def _mix_on_cpu(query_BHQd: Tensor, key_BHKd: Tensor, value_BHKd: Tensor, scores: Tensor) -> Tensor:
+    """What ``scaled_dot_product_attention`` gives where scores are learned, but sooner.
+
+    PyTorch has no fused kernel for that on a CPU, and its general one goes over all weights three
+    times more to find queries that see nothing. Every query of ours sees a day.
+    """
+    scaled = query_BHQd * query_BHQd.shape[-1] ** -0.5
+    weights_BHQK = torch.softmax((scaled @ key_BHKd.transpose(-2, -1)).add_(scores), dim=-1)
+    return weights_BHQK @ value_BHKd
+
+
 class Attention(nn.Module):
     """Multi-head attention of queries over a memory (eq. 6-9)."""
 
@@ -94,9 +105,12 @@ class Attention(nn.Module):
             query = when.turned(query, when.query_days)
             key = when.turned(key, when.key_days)
         scores = None if when.scores is None else when.scores.to(query.dtype)
-        mixed_BHQd = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=scores, is_causal=when.is_causal
-        )
+        if scores is not None and scores.requires_grad and query.device.type == "cpu":
+            mixed_BHQd = _mix_on_cpu(query, key, value, scores)
+        else:
+            mixed_BHQd = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=scores, is_causal=when.is_causal
+            )
         mixed: Tensor = self.out(mixed_BHQd.transpose(1, 2).flatten(2))
         return mixed
 
