@@ -29,6 +29,7 @@ DAGS = (
     *("daily_aggregation", "data_quality", "retraining", "batch_scoring"),
     *("embedding", "ab_metrics", "aa_calibration", "retract_scores"),
 )
+SPARK_POOL = "spark-pool"
 _START_SECONDS = 120
 # Each fails at once where the scheduler writes between its reading and its writing, and takes
 # seconds: together they outlast the rush of an earlier backfill's first tasks.
@@ -96,7 +97,7 @@ class LocalAirflow(AirflowClient):
             self._write_passwords()
             self.command("db", "migrate")
             self._let_readers_pass_writers()
-            for name in ("api-server", "scheduler", "dag-processor", "triggerer"):
+            for name in (SPARK_POOL, "api-server", "scheduler", "dag-processor", "triggerer"):
                 self._components.append(self._component(name))
             self._wait_until_healthy()
         except BaseException:
@@ -141,13 +142,17 @@ class LocalAirflow(AirflowClient):
         return [component.name for component in self._components].index(name)
 
     def _component(self, name: str) -> Component:
-        argv = [sys.executable, "-m", "airflow", name]
+        argv = ["airflow", name]
+        if name == SPARK_POOL:
+            argv = ["lumos.aggregate.jvms", self.environment["LUMOS_SPARK_POOL"]]
+        argv = [sys.executable, "-m", *argv]
         return Component(name, argv, folder=self.run_folder, environment=self.environment)
 
     def check_alive(self) -> None:
         """Raise an :class:`AirflowError` if a component ended by itself."""
         for component in self._components:
-            if not component.is_running:
+            # Without the pool each verb starts its own Java, as it does without Airflow.
+            if not component.is_running and component.name != SPARK_POOL:
                 msg = (
                     f"airflow {component.name} ended by itself; the end of "
                     f"{component.log_path}:\n{component.last_lines()}"
@@ -272,6 +277,7 @@ class LocalAirflow(AirflowClient):
             "LUMOS_RETRY_SECONDS": "5",
             **kept,
             "LUMOS_HOME": str(self.home),
+            "LUMOS_SPARK_POOL": str(self.run_folder / "spark"),
             "AIRFLOW_HOME": str(self.airflow_home),
             "PYTHONPATH": os.pathsep.join(paths),
             **{f"AIRFLOW__{name}": value for name, value in settings.items()},
