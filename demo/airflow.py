@@ -28,8 +28,9 @@ DAGS = (
     *("daily_aggregation", "data_quality", "retraining", "batch_scoring"),
     *("embedding", "ab_metrics", "aa_calibration", "retract_scores"),
 )
+SPARK_POOL = "spark-pool"
 _START_SECONDS = 120
-_COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+_COMPONENTS = (SPARK_POOL, "api-server", "scheduler", "dag-processor", "triggerer")
 
 
 class LocalAirflow(AirflowClient):
@@ -146,13 +147,17 @@ class LocalAirflow(AirflowClient):
     def _component(self, name: str) -> Component:
         if name == self.postgres.NAME:
             return self.postgres.start(self.run_folder)
-        argv = [sys.executable, "-m", "airflow", name]
+        module = ["airflow", name]
+        if name == SPARK_POOL:
+            module = ["lumos.aggregate.jvms", self.environment["LUMOS_SPARK_POOL"]]
+        argv = [sys.executable, "-m", *module]
         return Component(name, argv, folder=self.run_folder, environment=self.environment)
 
     def check_alive(self) -> None:
         """Raise an :class:`AirflowError` if a component ended by itself."""
         for component in self._components:
-            if not component.is_running:
+            # Without the pool each verb starts its own Java, as it does without Airflow.
+            if not component.is_running and component.name != SPARK_POOL:
                 msg = (
                     f"{component.name} ended by itself; the end of "
                     f"{component.log_path}:\n{component.last_lines()}"
@@ -271,6 +276,7 @@ class LocalAirflow(AirflowClient):
             **kept,
             "LUMOS_HOME": str(self.home),
             "MLFLOW_TRACKING_URI": kept.get("MLFLOW_TRACKING_URI") or self.postgres.url("mlflow"),
+            "LUMOS_SPARK_POOL": str(self.run_folder / "spark"),
             "AIRFLOW_HOME": str(self.airflow_home),
             "PYTHONPATH": os.pathsep.join(paths),
             **{f"AIRFLOW__{name}": value for name, value in settings.items()},

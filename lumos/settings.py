@@ -33,6 +33,7 @@ class Settings(BaseModel):
     sql_root: Path
     states: str | None = None
     cloud: Path | None = None
+    spark_pool: Path | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -44,7 +45,7 @@ class Settings(BaseModel):
         given = os.environ if environment is None else environment
         home = Path(given.get("LUMOS_HOME") or ".lumos").absolute()
         lake = _address(given.get("LUMOS_LAKE") or str(home / "lake"))
-        states = given.get("LUMOS_STATES")
+        states, pool = given.get("LUMOS_STATES"), given.get("LUMOS_SPARK_POOL")
         return cls(
             home=home,
             lake=lake,
@@ -53,6 +54,7 @@ class Settings(BaseModel):
             mlflow_uri=given.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
             states=_address(states) if states else None,
             cloud=Path(given["LUMOS_CLOUD"]).absolute() if given.get("LUMOS_CLOUD") else None,
+            spark_pool=Path(pool).absolute() if pool else None,
             sql_root=Path(given.get("LUMOS_SQL") or shipped_sql()).absolute(),
         )
 

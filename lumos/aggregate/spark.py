@@ -20,6 +20,7 @@ from delta import configure_spark_with_delta_pip
 from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
+from lumos.aggregate.lease import leased_java
 from lumos.settings import Settings
 from lumos.verbs import BadInput
 
@@ -153,7 +154,8 @@ def spark_session(
     """Lend a Spark session with Delta, and stop it afterwards.
 
     A session that is already active (a cluster's, or a test's that many tests share) is
-    lent as it is, and left running.
+    lent as it is, and left running. One that starts here runs in a Java process of the pool that
+    ``LUMOS_SPARK_POOL`` names, if it lends one, with the same settings and results.
 
     Args:
         app_name: What Spark calls the job.
@@ -177,13 +179,18 @@ def spark_session(
     if active is not None:
         yield active
         return
-    folder = Settings.from_environment().home / "spark"
+    settings = Settings.from_environment()
+    # By its real path: Java compares the paths of an archive, and a pool those of its processes.
+    folder = (settings.home / "spark").resolve()
     found = local_settings(folder, memory=memory, cores=cores, num_rows=num_rows, passes=passes)
-    session = start(app_name, found)
-    try:
-        yield session
-    finally:
-        session.stop()
+    find_java()
+    _prepare_environment()
+    with leased_java(settings.spark_pool if settings.platform == "local" else None, found):
+        session = start(app_name, found)
+        try:
+            yield session
+        finally:
+            session.stop()
 
 
 def start(app_name: str, settings: Mapping[str, str]) -> SparkSession:
@@ -193,11 +200,7 @@ def start(app_name: str, settings: Mapping[str, str]) -> SparkSession:
         BadInput: There is no Java that Spark can run on.
     """
     find_java()
-    # Spark's workers would otherwise run whichever python3 comes first on PATH.
-    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-    # spark-submit is itself a Java program that only prints a command line.
-    os.environ.setdefault("SPARK_LAUNCHER_OPTS", " ".join(_QUICK_JAVA))
+    _prepare_environment()
     builder = _configured(SparkSession.builder.appName(app_name), settings)
     if "spark.driver.extraClassPath" not in settings:
         log.warning(
@@ -209,6 +212,15 @@ def start(app_name: str, settings: Mapping[str, str]) -> SparkSession:
     # PySpark prints every failed query as 10 KB of JSON besides raising it.
     PySparkLogger.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     return session
+
+
+def _prepare_environment() -> None:
+    """Set what Java and Spark's own scripts read."""
+    # Spark's workers would otherwise run whichever python3 comes first on PATH.
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    # spark-submit is itself a Java program that only prints a command line.
+    os.environ.setdefault("SPARK_LAUNCHER_OPTS", " ".join(_QUICK_JAVA))
 
 
 def _session_settings(*, static: bool = True) -> dict[str, str]:
