@@ -24,7 +24,7 @@ def stand_in_wheel(folder: Path, *, entry_point: str = "lumos.job:main") -> Path
     folder.mkdir(parents=True, exist_ok=True)
     found, source = folder / _NAME, REPOSITORY / "lumos"
     with zipfile.ZipFile(found, "w") as wheel:
-        for name in ("__init__.py", "job.py", "frozen.py"):
+        for name in ("__init__.py", "job.py", "compute.py", "frozen.py"):
             wheel.write(source / name, f"lumos/{name}")
         wheel.write(Path(__file__).with_name("stand_in.py"), "lumos/cli.py")
         info = "lumos-0.1.0.dist-info"
