@@ -123,7 +123,7 @@ def test_advancing_gives_what_a_rebuild_gives_whatever_happened_between(
     with tempfile.TemporaryDirectory() as home:
         ready, date, shape, people = copied(begun, Path(home), monkeypatch), D, recipe(), PEOPLE
         earliest = D
-        for number, happens in enumerate(steps):
+        for happens in steps:
             date += dt.timedelta(days=happens["moves"])
             shape = with_tips(shape) if happens["has_tips"] and len(shape.activity) == 2 else shape
             for name, (since, city) in happens["arrive"].items():
@@ -140,8 +140,8 @@ def test_advancing_gives_what_a_rebuild_gives_whatever_happened_between(
             expected = "advance" if date >= earliest else "rebuild"
             earliest = min(earliest, date)
             assert report.details["builder"] == expected, report.details["why"]
-            if number in (len(steps) // 2, len(steps) - 1):
-                assert_as_rebuilt(ready, date, shape)
+        # Once an example: a rebuild is Spark's, and a wrong row stays until its user comes again.
+        assert_as_rebuilt(ready, date, shape)
 
 
 def file(day: dt.date, name: str) -> DataFile:

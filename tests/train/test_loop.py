@@ -1,5 +1,6 @@
 """The verb `train` on a small lake: what it leaves behind, what it survives, what it refuses."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,11 @@ from lumos.train.loop import train
 from lumos.train.predict import forecast
 from lumos.verbs import RESUME, BadInput, GateRefused, Report, Request, TableWritten
 from tests.accio import small
-from tests.train.command import CHANGES, NUM_EPOCHS, TORCHRUN, Command
+from tests.train.command import CHANGES as LONG
+from tests.train.command import TORCHRUN, Command
+
+NUM_EPOCHS = 8  # so many that a process is killed long before the last
+CHANGES = {**LONG, "training.epochs": NUM_EPOCHS}
 
 
 def request(at: Settings, recipe: Recipe, **fields: Any) -> Request:
@@ -44,17 +49,27 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Report]:
 
 
 @pytest.fixture(scope="module")
-def killed(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Settings, str]:
-    """A lake trained by two processes that were killed with -9 and started again."""
-    at = small.write_lake(tmp_path_factory.mktemp("killed"), small.users(60))
-    first = Command(at, *TORCHRUN)
+def half(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A lake whose training by two processes was killed with -9 in its third epoch."""
+    at = small.write_lake(tmp_path_factory.mktemp("half"), small.users(60))
+    first = Command(at, *TORCHRUN, epochs=NUM_EPOCHS)
     first.wait_for(f"epoch 2/{NUM_EPOCHS}")
     first.end(signal.SIGKILL)
-    code, said = Command(at, *TORCHRUN).end()
+    return at
+
+
+@pytest.fixture(scope="module")
+def killed(half: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, str]:
+    """The same lake after the same command has ended the training."""
+    at = copied(half, tmp_path_factory.mktemp("killed"))
+    code, said = Command(at, *TORCHRUN, epochs=NUM_EPOCHS).end()
     assert code == 0, said
     return at, said
+
+
+def copied(at: Settings, home: Path) -> Settings:
+    shutil.copytree(at.home, home, dirs_exist_ok=True)
+    return small.settings(home)
 
 
 def test_two_processes_killed_with_9_and_run_again_end_bit_for_bit_as_if_undisturbed(
@@ -63,7 +78,7 @@ def test_two_processes_killed_with_9_and_run_again_end_bit_for_bit_as_if_undistu
     at, said = killed
     assert "resuming at epoch" in said
     undisturbed = small.write_lake(tmp_path, small.users(60))
-    code, errors = Command(undisturbed, *TORCHRUN).end()
+    code, errors = Command(undisturbed, *TORCHRUN, epochs=NUM_EPOCHS).end()
     assert code == 0, errors
     assert weights(at, small.recipe()) == weights(undisturbed, small.recipe())
     versions = tracking.client(at).search_model_versions("name='lumos_gym'")
@@ -97,7 +112,7 @@ def test_a_sigterm_saves_and_the_same_command_goes_on(
     alone: tuple[Settings, Report], tmp_path: Path
 ) -> None:
     at = small.write_lake(tmp_path, small.users(60))
-    command = Command(at)
+    command = Command(at, epochs=NUM_EPOCHS)
     command.wait_for(f"epoch 2/{NUM_EPOCHS}")
     code, said = command.end(signal.SIGTERM)
     assert code == RESUME
@@ -107,12 +122,9 @@ def test_a_sigterm_saves_and_the_same_command_goes_on(
 
 
 def test_what_two_processes_began_one_can_end(
-    alone: tuple[Settings, Report], tmp_path: Path
+    half: Settings, alone: tuple[Settings, Report], tmp_path: Path
 ) -> None:
-    at = small.write_lake(tmp_path, small.users(60))
-    command = Command(at, *TORCHRUN)
-    command.wait_for(f"epoch 2/{NUM_EPOCHS}")
-    command.end(signal.SIGKILL)
+    at = copied(half, tmp_path)
     train(request(at, override(small.recipe(), CHANGES)))
     assert_one_training(losses(at), losses(alone[0]))
 
@@ -179,8 +191,9 @@ def test_with_patience_the_curve_on_held_out_users_is_logged_and_the_best_epoch_
     assert (info["num_epochs"], info["best_epoch"]) == (len(curve), best + 1)
 
 
-def test_it_learns_who_comes(alone: tuple[Settings, Report]) -> None:
-    metrics = alone[1].metrics
+def test_it_learns_who_comes(tmp_path: Path) -> None:
+    at = small.write_lake(tmp_path, small.users(60))
+    metrics = train(request(at, override(small.recipe(), LONG))).metrics
     # Made-up members differ in their rates, and in nothing else: .5 would be blind.
     assert (metrics["time_split/visit_3d_auc"] or 0) > 0.7
 
