@@ -25,7 +25,7 @@ from lumos.settings import REPOSITORY, Settings
 _DONE, _FAILED, _BAD_INPUT = 0, 1, 2
 _DATE = "2017-12-10"
 _UI_PORT = 8080
-_UP_SECONDS = 180
+_UP_SECONDS = 360
 # A log has no width of its own: 80 would break the tables.
 console = Console(width=None if sys.stdout.isatty() else 120)
 

@@ -28,7 +28,7 @@ DAGS = (
     *("daily_aggregation", "data_quality", "retraining", "batch_scoring"),
     *("embedding", "ab_metrics", "aa_calibration", "retract_scores"),
 )
-_START_SECONDS = 120
+_START_SECONDS = 300  # beside a busy suite; 15 on a quiet machine
 _COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 
 
