@@ -109,9 +109,10 @@ def up(arguments: argparse.Namespace) -> int:
         "Try next:\n"
         "  in the UI: daily_aggregation > Trigger   a business date, 365 days the first time\n"
         "  make demo                                the whole story (after make down)\n"
-        f"{summary.verbs_by_hand(airflow)}"
-        "  make down                                stop it",
+        "  make down                                stop it\n"
+        f"{summary.verbs_by_hand(airflow)}",
         highlight=False,
+        soft_wrap=True,
     )
     return _DONE
 
