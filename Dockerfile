@@ -16,7 +16,7 @@ ENV LUMOS_HOME=/opt/lumos/home \
     AIRFLOW__CORE__PLUGINS_FOLDER=/opt/lumos/plugins \
     AIRFLOW__CORE__LOAD_EXAMPLES=False
 
-# The lock goes over the image's own packages, so that the image's PostgreSQL drivers stay.
+# The lock goes over the image's own packages; PostgreSQL's drivers are in both.
 # The first uv is the image's; the lock's replaces it.
 COPY --chown=airflow:root requirements.txt ./
 RUN uv pip install --no-cache --require-hashes --compile-bytecode -r requirements.txt

@@ -3,7 +3,6 @@
 import datetime as dt
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -25,8 +24,6 @@ from demo.processes import Component, free_port
 _DOWN = "airflow-is-down"
 # Enough for the lake and what a day adds to it; the ballast takes all but a few files of it.
 _DISK_BYTES, _LEFT_BYTES = 64 * 2**20, 2**14
-
-_LOCKED_SECONDS = 75  # the demo's own settings let every component wait for 60
 
 
 @contextmanager
@@ -79,20 +76,16 @@ def triggerer_killed(system: System) -> Play:
 
 
 def database_locked(system: System) -> Play:
-    """Something holds Airflow's SQLite while `aggregate` runs."""
+    """A forgotten transaction holds the table of heartbeats while `aggregate` runs."""
     run = system.start("daily_aggregation")
     assert wait_for(lambda: system.processes("lumos", "aggregate"))
     assert wait_for(system.is_healthy)
-    path = system.airflow.airflow_home / "airflow.db"
-    with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as holder:
-        holder.execute("BEGIN EXCLUSIVE")
+    with closing(system.airflow.postgres.connect("airflow")) as holder:
+        holder.cursor().execute("LOCK TABLE job IN EXCLUSIVE MODE")
         system.breaks()
         yield
-        # Whoever is called takes longer than anything in Airflow waits for a lock.
-        held = time.monotonic() - system.broken
-        wait_for(lambda: _ended(system), seconds=_LOCKED_SECONDS - held)
-        holder.execute("ROLLBACK")
-    system.says(_DOWN, "locked\\s+SQLite: free it, restart", "free the database, restart")
+        holder.rollback()
+    system.says(_DOWN, "locked\\s+database: free it, restart", "free the database, restart")
     for name in _ended(system):
         system.airflow.restart(name)
     system.must_finish(run)

@@ -25,7 +25,7 @@ from lumos.settings import REPOSITORY, Settings
 _DONE, _FAILED, _BAD_INPUT = 0, 1, 2
 _DATE = "2017-12-10"
 _UI_PORT = 8080
-_UP_SECONDS = 180
+_UP_SECONDS = 360
 # A log has no width of its own: 80 would break the tables.
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -109,9 +109,10 @@ def up(arguments: argparse.Namespace) -> int:
         "Try next:\n"
         "  in the UI: daily_aggregation > Trigger   a business date, 365 days the first time\n"
         "  make demo                                the whole story (after make down)\n"
-        f"{summary.verbs_by_hand(airflow)}"
-        "  make down                                stop it",
+        "  make down                                stop it\n"
+        f"{summary.verbs_by_hand(airflow)}",
         highlight=False,
+        soft_wrap=True,
     )
     return _DONE
 

@@ -29,7 +29,7 @@ DAGS = (
     *("embedding", "ab_metrics", "aa_calibration", "retract_scores"),
 )
 SPARK_POOL = "spark-pool"
-_START_SECONDS = 120
+_START_SECONDS = 300  # beside a busy suite; 15 on a quiet machine
 _COMPONENTS = (SPARK_POOL, "api-server", "scheduler", "dag-processor", "triggerer")
 
 

@@ -118,10 +118,10 @@ def check_mlflow(settings: Settings) -> Finding:
     try:
         if parts.scheme == "sqlite":
             _open_sqlite(Path(uri.removeprefix("sqlite:///")))
-        elif folder := parse_qs(parts.query).get("host"):
+        elif (folder := parse_qs(parts.query).get("host", [""])[0]).startswith("/"):
             with socket.socket(socket.AF_UNIX) as server:
                 server.settimeout(_ANSWER_SECONDS)
-                server.connect(f"{folder[0]}/.s.PGSQL.{parts.port or 5432}")
+                server.connect(f"{folder}/.s.PGSQL.{parts.port or 5432}")
         elif parts.hostname and (port := parts.port or _USUAL_PORTS.get(parts.scheme)):
             socket.create_connection((parts.hostname, port), _ANSWER_SECONDS).close()
         else:

@@ -18,6 +18,7 @@ from lumos.doctor import (
     doctor,
     examine,
 )
+from lumos.finding import Finding
 from lumos.verbs import BadInput
 from tests.conftest import World, enter, prepared_jars
 
@@ -130,11 +131,20 @@ def test_a_tracking_store_that_answers_is_fine(kind, world, tmp_path, taken_port
     assert check_mlflow(with_settings(world, mlflow_uri=uri).settings).ok
 
 
-@pytest.mark.parametrize("kind", ["no server", "not a database", "below a file"])
+def test_a_tracking_store_behind_a_unix_socket_is_reached_by_it(world, tmp_path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / ".s.PGSQL.5432"))
+        server.listen()
+        uri = f"postgresql+psycopg2://lumos@:5432/mlflow?host={tmp_path}"
+        assert check_mlflow(with_settings(world, mlflow_uri=uri).settings) == Finding("mlflow", uri)
+
+
+@pytest.mark.parametrize("kind", ["no server", "no socket", "not a database", "below a file"])
 def test_a_tracking_store_that_does_not_answer_is_found(kind, world, tmp_path):
     (tmp_path / "text").write_text("this is not a database, whatever its name says")
     uri = {
         "no server": "http://someone:secret@127.0.0.1:1",
+        "no socket": f"postgresql+psycopg2://lumos@:5432/mlflow?host={tmp_path}",
         "not a database": f"sqlite:///{tmp_path}/text",
         "below a file": f"sqlite:///{tmp_path}/text/mlflow.db",
     }[kind]
