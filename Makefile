@@ -1,4 +1,4 @@
-# Plain make. Only `setup`, `lock` and the first `test` use the network; all else runs offline.
+# Plain make. Only `setup` and `lock` use the network; all else runs offline.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up down test check bench wheel clean lock
 SHELL := /bin/bash
@@ -18,7 +18,8 @@ MINILAKE := $(VENV)/minilake/.ready
 help: ## Print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-setup: $(READY) $(SPARK) $(POSTGRES) ## Make .venv from the lock, prepare Spark and a database (network; 2 to 3 minutes)
+setup: $(READY) ## Make .venv from the lock, prepare Spark and a database (network; 2 to 3 minutes)
+	@$(MAKE) --no-print-directory --jobs=3 $(SPARK) $(POSTGRES) $(MINILAKE)
 
 # Repeated `make test` or `make demo` must not reinstall: only these two files can change the venv.
 $(READY): requirements.txt pyproject.toml
