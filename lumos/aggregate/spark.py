@@ -36,7 +36,7 @@ _LOG4J = Path(__file__).with_name("log4j2.properties")
 # A job of few rows spends most of its time compiling: Java its classes, Spark its queries. So it
 # takes what starts quickly and runs slower. Two cores: a shop of ten orders 9.4 s, without
 # compiled queries 6.9 s; 120 thousand rows 18 s, without 40 s; 22 million 77 s, with C2 98 s.
-_FEW_ROWS, _MANY_ROWS, _ROWS_A_PARTITION = 20_000, 25_000_000, 2_000_000
+_FEW_ROWS, _MANY_ROWS, _ROWS_A_PARTITION = 25_000, 25_000_000, 2_000_000
 _QUICK_JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 _QUICK_QUERIES = {
     "spark.sql.codegen.wholeStage": "false",

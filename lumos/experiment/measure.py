@@ -6,6 +6,7 @@ after a later one has looked takes no look of its own. A broken split is recorde
 rather than refused, and no effect is written: the counts say where to look.
 """
 
+import datetime as dt
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -58,7 +59,9 @@ def measure(request: Request) -> Report:
     found: list[_Found] = []
     # A metric is added up twice: over the days since exposure, and over those before.
     passes = 2 * sum(len(experiment.metrics) for experiment in experiments)
-    with pinned_views(request, versions, passes=passes) as spark:
+    # Of a year's table an experiment reads weeks, which compiled queries are not worth.
+    first_day = min(item.start - dt.timedelta(days=item.pre_days) for item in experiments)
+    with pinned_views(request, versions, passes=passes, first_day=first_day) as spark:
         for experiment in experiments:
             sums = reduced(spark, request, experiment, publications[experiment.name])
             found.append((sums, judged(sums, request.date, _looks(request, experiment))))

@@ -10,8 +10,10 @@ import pyarrow.compute as pc
 from pyspark.sql import SparkSession
 
 from lumos import ledger
+from lumos.aggregate.facts import Days
 from lumos.aggregate.spark import spark_session
 from lumos.aggregate.write import count_rows
+from lumos.dates import EPOCH
 from lumos.delta import predicate, read
 from lumos.experiment.declaration import Experiment
 from lumos.tables import table_uri
@@ -39,14 +41,25 @@ def pinned(request: Request, names: Iterable[str]) -> dict[str, int]:
 
 @contextmanager
 def pinned_views(
-    request: Request, versions: Mapping[str, int], *, passes: int = 1
+    request: Request,
+    versions: Mapping[str, int],
+    *,
+    passes: int = 1,
+    first_day: dt.date = EPOCH,
 ) -> Iterator[SparkSession]:
     """A Spark session in which each table of ``versions`` is a view at that version.
 
-    ``passes`` is about how often each row is worked on.
+    Args:
+        request: Whose lake and recipe.
+        versions: By table.
+        passes: About how often each row is worked on.
+        first_day: Of ``activity`` no earlier day is read.
     """
     uris = {table: table_uri(request.settings, request.recipe, table) for table in versions}
-    num_rows = sum(count_rows(uris[table], version) for table, version in versions.items())
+    days = {"activity": Days(first_day, request.date)}
+    num_rows = sum(
+        count_rows(uris[name], version, days.get(name)) for name, version in versions.items()
+    )
     with spark_session(f"lumos {request.verb}", num_rows=num_rows, passes=passes) as spark:
         for table, version in versions.items():
             frame = spark.read.format("delta").option("versionAsOf", version).load(uris[table])

@@ -143,12 +143,14 @@ def _refused_before(request: Request, inputs: Mapping[str, int | str]) -> list[s
 def _examine(request: Request, entry: Entry, versions: Mapping[str, int]) -> list[Finding]:
     preload()
     # Imported here, so that a date already judged starts no Spark.
+    from lumos.aggregate.facts import Days
     from lumos.aggregate.spark import spark_session
     from lumos.aggregate.write import count_rows
 
     date, recipe = request.date, request.recipe
     start = min(entry.first_day, first_of_window(date, recipe.quality.usual_days + 1))
-    num_days = count_rows(table_uri(request.settings, recipe, "activity"), versions["activity"])
+    uri = table_uri(request.settings, recipe, "activity")
+    num_days = count_rows(uri, versions["activity"], Days(start, date))
     with spark_session(f"lumos validate {date}", num_rows=num_days) as spark:
         with _cached(spark, request, "activity", versions, start) as activity:
             profile = daily_profile(activity, recipe)
