@@ -51,6 +51,7 @@ TESTS = Path(__file__).resolve().parent
 LONGEST_FIRST = ("airflow", "cloud/test_retraining.py", "cloud/test_storms.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file, or of one mark, together; the longest groups first."""
     groups = {}
