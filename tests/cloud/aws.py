@@ -208,7 +208,7 @@ class Aws:
         """By the tag ``lumos:job``, the most commands that ever ran at once.
 
         A command is a tree of processes whose root has the pattern in its command line: torchrun
-        and its ranks are one. Looked at every 50 ms.
+        and its ranks are one. Looked at four times a second.
         """
         jobs = {one.id: one.tags.get(_JOB, "") for one in self.instances()}
         return self._history.most_running(pattern, jobs)

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 MARK = "FAKE_INSTANCE"
-SAMPLE_SECONDS = 0.05
+SAMPLE_SECONDS = 0.25
 _SETTLED_SECONDS = 1.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -88,7 +88,7 @@ class Processes:
     @staticmethod
     def _table() -> dict[Key, int]:
         table = {}
-        for name in os.listdir("/proc"):  # noqa: PTH208 (twenty times a second)
+        for name in os.listdir("/proc"):  # noqa: PTH208 (often)
             if not name.isdigit():
                 continue
             fields = _read(int(name), "stat").rpartition(b")")[2].split()
@@ -126,7 +126,7 @@ class Processes:
 
 
 class History(threading.Thread):
-    """Looks twenty times a second, so that a test can ask what ran at the same time."""
+    """Looks four times a second, so that a test can ask what ran at the same time."""
 
     def __init__(self, processes: Processes) -> None:
         super().__init__(daemon=True, name="history of processes")
