@@ -9,6 +9,7 @@ process: moto's memory belongs to the process.
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -63,6 +64,7 @@ class Aws:
         self._boto = boto3.Session()
         self._boto_lock = threading.Lock()
         self._network: dict[str, Any] | None = None
+        self._before = Counter[str]()
         self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -99,7 +101,7 @@ class Aws:
     @property
     def calls(self) -> list[Call]:
         """Everything asked of it, by whom; each attempt of a client that retries is one."""
-        return self._front.calls
+        return self._front.calls[self._before["calls"] :]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -172,9 +174,19 @@ class Aws:
             }
         return self._network
 
+    def begin(self) -> None:
+        """Another test: what was there before it is no longer listed, and nothing goes wrong."""
+        self._before = Counter(
+            instances=len(self._ec2.instances),
+            commands=len(self._ssm.commands),
+            calls=len(self._front.calls),
+        )
+        self.faults.rules.clear()
+        self.metadata_seconds = 0.0
+
     def instances(self) -> list[Instance]:
-        """All there ever were, oldest first."""
-        return list(self._ec2.instances.values())
+        """All there ever were, oldest first; since ``begin``, if it was called."""
+        return list(self._ec2.instances.values())[self._before["instances"] :]
 
     def alive(self) -> list[Instance]:
         """Those that cost money or still hold processes."""
@@ -198,7 +210,7 @@ class Aws:
 
     def commands(self) -> list[Command]:
         """Each on its instance, oldest first."""
-        return list(self._ssm.commands)
+        return self._ssm.commands[self._before["commands"] :]
 
     def processes(self, instance_id: str) -> list[psutil.Process]:
         """What runs there now."""
@@ -214,9 +226,9 @@ class Aws:
         return self._history.most_running(pattern, jobs)
 
     def _end_all(self) -> None:
-        for instance in self.instances():
+        for instance in self._ec2.instances.values():
             instance.end("crash", grace=0)
-        for instance in self.instances():
+        for instance in self._ec2.instances.values():
             instance.gone.wait(10)
             self._processes.end(instance.id, 0)
 

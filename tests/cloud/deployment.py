@@ -64,9 +64,14 @@ def folder_wheel(source: Path, found: Path) -> Path:
 
 
 def cloud_file(
-    aws: Aws, folder: Path, wheels: list[Path], *, machine: dict[str, Any] | None = None
+    aws: Aws,
+    folder: Path,
+    wheels: list[Path],
+    *,
+    machine: dict[str, Any] | None = None,
+    prefix: str = "lumos",
 ) -> Path:
-    """``LUMOS_CLOUD`` of this AWS."""
+    """``LUMOS_CLOUD`` of this AWS; another prefix is another deployment."""
     network = aws.network()
     lock = folder / "requirements.txt"
     shutil.copy(REPOSITORY / "requirements.txt", lock)
@@ -87,7 +92,7 @@ def cloud_file(
     lines = [
         'region = "us-east-1"',
         f'bucket = "{BUCKET}"',
-        'prefix = "lumos"',
+        f'prefix = "{prefix}"',
         f"wheels = {json.dumps([str(wheel) for wheel in wheels])}",
         f'lock = "{lock}"',
         "[databricks]",
