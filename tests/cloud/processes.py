@@ -2,7 +2,7 @@
 
 An instance is an environment variable that everything started on it inherits, together with the
 tree below whatever has it: a process in a session of its own, or an orphan, still belongs. Only one
-that drops its environment and its parent between two looks, 50 ms apart, would escape.
+that drops its environment and its parent between two looks, 250 ms apart, would escape.
 """
 
 import contextlib
