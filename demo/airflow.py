@@ -264,6 +264,9 @@ class LocalAirflow(AirflowClient):
             # 7 s of orchestration per five tasks at the default of 1 s; 1.3 s so.
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
             "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+            # On busy cores the server's first answers take longer than 5 s; without them a task is
+            # given up and tried again.
+            "WORKERS__EXECUTION_API_TIMEOUT": "60",
             # DAG files do not change here; parsing them all the time costs cores.
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
             "USAGE_DATA_COLLECTION__ENABLED": "False",

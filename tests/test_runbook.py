@@ -14,7 +14,7 @@ from airflow.dag_processing.dagbag import DagBag
 from lumos_airflow.alerts import names
 
 from lumos import codes
-from lumos.cli import parser
+from lumos.cli import main, parser
 from lumos.monitor.names import MONITORS, runbook_link
 from lumos.recipes import load
 from lumos.serve.gate import Measures, verdicts
@@ -146,7 +146,7 @@ def test_a_corrupted_table_goes_back_by_the_runbooks_own_commands(tmp_path):
 
 
 def test_wrong_scores_and_a_user_to_be_forgotten_are_gone_by_the_runbooks_own_commands(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, capfd
 ):
     world = enter(write_lake(tmp_path / "home", num_users=40), monkeypatch)
     register(world, seed=1)
@@ -164,11 +164,8 @@ def test_wrong_scores_and_a_user_to_be_forgotten_are_gone_by_the_runbooks_own_co
     for line in typed[:-1]:  # the last one is for recipes with stores
         for name, value in values.items():
             line = line.replace(name, value)
-        argv = [sys.executable, "-m", *shlex.split(line)]
-        done = subprocess.run(
-            argv, check=True, capture_output=True, text=True, env=world.environment
-        )
-        said.append(json.loads(done.stdout.splitlines()[-1]))
+        assert main(shlex.split(line)[1:]) == codes.DONE
+        said.append(json.loads(capfd.readouterr().out.splitlines()[-1]))
     assert said[0]["details"]["reason"] == "what is wrong"
     recipe = load(world.recipe_name)
     scores = read_scores(world.settings, recipe, today=world.date)

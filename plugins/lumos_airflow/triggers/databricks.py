@@ -7,9 +7,9 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 
 from lumos_airflow.hooks.databricks import Run, RunGone, Runs
+from lumos_airflow.triggers.threads import in_thread
 
 # How long a cancelled run may take until it is over; a cluster is taken down meanwhile.
 _CANCEL_SECONDS, _CANCEL_POLL_SECONDS = 600.0, 5.0
@@ -54,13 +54,13 @@ class DatabricksRunTrigger(BaseTrigger):
         give_up = max(deadline, dt.datetime.now(dt.UTC)) + patience
         while True:
             try:
-                found = await _in_thread(self._runs.look, self.run_id)
+                found = await in_thread(self._runs.look, self.run_id)
                 if self._is_over(found):
                     yield self._event("timeout" if asked_to_end else "ended", found.message)
                     return
                 if dt.datetime.now(dt.UTC) >= deadline and not asked_to_end:
                     self.log.warning("run %d takes too long: cancelling it", self.run_id)
-                    await _in_thread(self._runs.cancel, self.run_id)
+                    await in_thread(self._runs.cancel, self.run_id)
                     asked_to_end = True
             except (AirflowFailException, RunGone) as error:
                 yield self._event("refused", str(error))
@@ -77,7 +77,7 @@ class DatabricksRunTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Marked failed or succeeded, or cleared, while it waits: end the run."""
         self.log.warning("killed: cancelling run %d", self.run_id)
-        await _in_thread(self._runs.cancel, self.run_id)
+        await in_thread(self._runs.cancel, self.run_id)
 
     def _is_over(self, run: Run) -> bool:
         # Right after a repair was asked for, its history may not show it yet.
@@ -87,8 +87,3 @@ class DatabricksRunTrigger(BaseTrigger):
     def _event(self, what: str, why: str) -> TriggerEvent:
         payload = {"run_id": self.run_id, "what": what, "why": why}
         return TriggerEvent(payload)  # type: ignore[no-untyped-call]
-
-
-async def _in_thread(function: Any, *arguments: Any) -> Any:  # noqa: ANN401 - any call of Runs
-    # The default is one thread for all triggers: a slow API would stall every wait.
-    return await sync_to_async(function, thread_sensitive=False)(*arguments)

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
+
+from lumos_airflow.triggers.threads import in_thread
 
 # Which verb, and which DAG's run, makes a table ready.
 _MADE_BY = {
@@ -109,8 +110,7 @@ class TableReadyTrigger(BaseTrigger):
         """Yield one event: the finding, whose verdict is ``absent`` when time ran out."""
         deadline = dt.datetime.fromisoformat(self.deadline)
         while True:
-            # The default is one thread for all triggers: a slow lake would stall every wait.
-            finding = await sync_to_async(look, thread_sensitive=False)(self.partition)
+            finding = await in_thread(look, self.partition)
             if finding.verdict != "absent" or dt.datetime.now(dt.UTC) >= deadline:
                 yield TriggerEvent(asdict(finding))  # type: ignore[no-untyped-call]
                 return

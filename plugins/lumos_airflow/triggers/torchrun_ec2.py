@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 from botocore.exceptions import BotoCoreError, ClientError
 
 from lumos.cloud import Cloud, Machine
@@ -21,6 +20,7 @@ from lumos.host.job import HEARTBEAT, LOG, RESULT, Result, chunk_name, unpack_li
 from lumos_airflow.hooks.torchrun_ec2 import STARTING, TorchrunEc2Hook
 from lumos_airflow.record import End, Record, combined
 from lumos_airflow.refusals import Refused
+from lumos_airflow.triggers.threads import in_thread
 
 What = Literal["online", "ended", "lost", "gone", "again", "late", "refused"]
 
@@ -79,10 +79,9 @@ class LaunchTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event: what was seen, of which launch."""
-        look = sync_to_async(self.look, thread_sensitive=False)
         while True:
             try:
-                event = await look()
+                event = await in_thread(self.look)
             except Refused as error:
                 event = self._event("refused", str(error))
             except (ClientError, BotoCoreError, OSError) as error:
@@ -96,7 +95,7 @@ class LaunchTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """A person ended, cleared or marked the task: nothing of it may run on."""
-        await sync_to_async(self._hook.end, thread_sensitive=False)(self.record)
+        await in_thread(self._hook.end, self.record)
 
     def look(self) -> dict[str, Any] | None:
         """Look once; what a worker should know, if there is anything."""
