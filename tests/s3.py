@@ -11,20 +11,29 @@ BUCKET = "lake"
 
 
 @contextmanager
+def server(name: str) -> Iterator[dict[str, str]]:
+    """Environment variables that lead to an S3 with one empty bucket."""
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    url, region = f"http://{host}:{port}", "us-east-1"
+    key = {"aws_access_key_id": "nobody", "aws_secret_access_key": "nothing"}
+    s3 = boto3.client("s3", endpoint_url=url, region_name=region, **key)
+    s3.create_bucket(Bucket=name)
+    yield {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": region,
+        "AWS_DEFAULT_REGION": region,
+        **{variable.upper(): value for variable, value in key.items()},
+    }
+    moto.stop()
+
+
+@contextmanager
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URI of an empty bucket; this process's environment leads there."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket=BUCKET)
-    yield f"s3://{BUCKET}"
-    server.stop()
+    with server(BUCKET) as variables:
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, value)
+        yield f"s3://{BUCKET}"

@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 import tests.airflow_home  # noqa: F401
 from tests.databricks.deployment import BUCKET, cloud_file, stand_in_wheel
 from tests.databricks.workspace import Workspace
+from tests.s3 import server
 
 GYM = Path(__file__).resolve().parents[1] / "gym"
 
@@ -18,25 +17,8 @@ GYM = Path(__file__).resolve().parents[1] / "gym"
 @pytest.fixture(scope="package")
 def aws() -> Iterator[dict[str, str]]:
     """S3, as environment variables."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    variables = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=variables["AWS_ENDPOINT_URL"],
-        aws_access_key_id="nobody",
-        aws_secret_access_key="nothing",
-        region_name="us-east-1",
-    )
-    s3.create_bucket(Bucket=BUCKET)
-    yield variables
-    server.stop()
+    with server(BUCKET) as variables:
+        yield variables
 
 
 @pytest.fixture(scope="package")

@@ -1,83 +1,45 @@
 """A real Airflow around the emulator: what deferral, its store and its kills really do."""
 
 import datetime as dt
-import os
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-import demo.airflow
-from demo.airflow import LocalAirflow
 from demo.client import Run
-from tests.databricks.deployment import BUCKET, CLUSTER, cloud_file
-from tests.databricks.workspace import Workspace
+from tests.cloud.waiting import eventually
+from tests.live.night import LIVE, PATIENCE_SECONDS
 
-pytestmark = pytest.mark.timeout(600)
-PATIENCE_SECONDS = 90
-
-
-@pytest.fixture(scope="module")
-def airflow(
-    workspace: Workspace,
-    aws: dict[str, str],
-    wheel: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[LocalAirflow]:
-    folder = tmp_path_factory.mktemp("scheduler")
-    path = cloud_file(
-        folder,
-        [wheel],
-        databricks={"cluster": CLUSTER, "poll_seconds": 1},
-        environment={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
-    )
-    found = LocalAirflow(folder / "home", environment={**os.environ, **aws})
-    found.environment |= workspace.environment | {
-        "AIRFLOW_CONN_AWS_DEFAULT": '{"conn_type": "aws"}',
-        "AIRFLOW__CORE__DAGS_FOLDER": str(Path(__file__).with_name("dags")),
-        "LUMOS_CLOUD": str(path),
-        "LUMOS_LAKE": f"s3://{BUCKET}/lake",
-    }
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(demo.airflow, "DAGS", ("verbs",))  # those it waits for
-        with found:
-            yield found
+pytestmark = LIVE
 
 
-def eventually(what: Callable[[], Any]) -> Any:
-    until = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < until:
-        if found := what():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not within {PATIENCE_SECONDS} s")
+@pytest.fixture
+def workspace(live_workspace, begun):
+    """The workspace, while all else goes on."""
+    return live_workspace
 
 
-def begin(airflow: LocalAirflow, *settings: str) -> Run:
+def begin(airflow, *settings: str) -> Run:
     """Start a run and wait until its task is deferred."""
     run = airflow.trigger("verbs", date=dt.date(2024, 5, 10), conf={"settings": list(settings)})
-    eventually(lambda: state(airflow, run) == "deferred")
+    eventually(lambda: state(airflow, run) == "deferred", PATIENCE_SECONDS)
     return run
 
 
-def wait_for_trigger(workspace: Workspace, run: Run) -> None:
+def wait_for_trigger(workspace, run: Run) -> None:
     """Until a triggerer looks at the run: before that, nothing hears of a kill."""
 
     def looks() -> int:
         return sum(each["looks"] for each in runs_of(workspace, run))
 
     before = looks()  # by the worker, which has left
-    eventually(lambda: looks() > before + 1)
+    eventually(lambda: looks() > before + 1, PATIENCE_SECONDS)
 
 
-def state(airflow: LocalAirflow, run: Run) -> str:
+def state(airflow, run: Run) -> str:
     return airflow.tasks([run])[0].state
 
 
-def runs_of(workspace: Workspace, run: Run) -> list[dict]:
+def runs_of(workspace, run: Run) -> list[dict]:
     return [each for each in workspace.runs() if run.run_id in each["request"]["run_name"]]
 
 
@@ -97,12 +59,12 @@ def test_a_waiting_task_marked_failed_leaves_no_process_and_cleared_runs_anew(
     airflow, workspace, tmp_path
 ):
     started = tmp_path / "pid"
-    run = begin(airflow, "first_seconds=300", f"memory={tmp_path / 'ran'}", f"started={started}")
-    pid = int(eventually(lambda: started.exists() and started.read_text()))
+    run = begin(airflow, "first_seconds=3000", f"memory={tmp_path / 'ran'}", f"started={started}")
+    pid = int(eventually(lambda: started.exists() and started.read_text(), PATIENCE_SECONDS))
     wait_for_trigger(workspace, run)
     path = f"/dags/verbs/dagRuns/{run.run_id}/taskInstances/sequences"
     airflow.call("PATCH", path, json={"new_state": "failed"})
-    eventually(lambda: not psutil.pid_exists(pid))
+    eventually(lambda: not psutil.pid_exists(pid), PATIENCE_SECONDS)
     assert airflow.wait([run], timeout_seconds=PATIENCE_SECONDS) == {run: "failed"}
     clear = {"dag_run_id": run.run_id, "dry_run": False, "only_failed": True}
     airflow.call("POST", "/dags/verbs/clearTaskInstances", json=clear)

@@ -1,6 +1,5 @@
 """The pages as a tired person sees them at night: in a real browser, on a real Airflow."""
 
-import datetime as dt
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,25 +7,18 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
-from sqlalchemy import create_engine
-from sqlalchemy.orm import Session
 
 from benchmarks import _health_world as made
 from demo.airflow import DAGS, LocalAirflow
+from demo.client import Run
 from lumos.recipes import load
-from tests.conftest import RECIPE, World
-from tests.gym.gym_world import raw
+from tests.conftest import World
+from tests.live.night import LIVE, NEXT_DAY, PATIENCE_SECONDS, finish
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = LIVE
 expect.set_options(timeout=60_000)
 
 DATED = [dag_id for dag_id in DAGS if dag_id != "retract_scores"]
-TODAY = dt.datetime.now(dt.UTC).date()
-LAST = TODAY - dt.timedelta(days=2)
-BAD_NIGHT = {
-    "score": "failed",
-    **dict.fromkeys(("publish", "export", "shadow", "promote"), "upstream_failed"),
-}
 SIZES = {"desk": (1280, 800), "phone": (390, 844)}
 PATIENCE = 60_000
 # Text of this size and weight must stand out from what is behind it (WCAG 2.2, AA).
@@ -35,43 +27,20 @@ MEASURE = (Path(__file__).parent / "measure.js").read_text()
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The gym's raw tables, a ledger of two months, and a bad night: no Spark is needed."""
-    found = World(tmp_path_factory.mktemp("browser") / "home", RECIPE, raw.BUSINESS_DATE)
-    raw.write_raw(found.home / "lake" / "raw" / "gym")
-    settings, recipe = found.settings, load(RECIPE)
-    days = [TODAY - dt.timedelta(days=back) for back in range(62, 1, -1)]
-    made.write_days(settings, recipe, days)
-    made.write_look(settings, recipe, days[-1], 1e-6, "look for users that were lost")
-    made.write_publication(settings, recipe, days[-1])
+def served(airflow: LocalAirflow, live_world: World, next_day: list[Run]) -> LocalAirflow:
+    """The day that the scheduler made, and then troubles: every mark of the page is to be seen."""
+    finish(airflow, next_day)
+    settings, recipe = live_world.settings, load(live_world.recipe_name)
+    made.write_look(settings, recipe, NEXT_DAY, 1e-6, "look for users that were lost")
     drifted = {
-        **{"day": days[-1], "job": "monitor", "name": "drift_psi", "segment": "minutes"},
+        **{"day": NEXT_DAY, "job": "monitor", "name": "drift_psi", "segment": "minutes"},
         **{"value": 0.31, "verdict": "warning", "message": "minutes are not as in training"},
     }
-    entry = made.ledger_row("scores", days[-1], 4_000)
-    made.write(settings, recipe, "ledger", [entry], business_date=days[-1], table="scores")
-    whole = [
-        drifted,
-        *(
-            {**drifted, "name": n, "segment": "all", "value": v, "verdict": "ok", "message": ""}
-            for n, v in made.MONITOR.items()
-        ),
-    ]
-    made.write(settings, recipe, "metrics", whole, day=days[-1], job="monitor")
-    return found
-
-
-@pytest.fixture(scope="module")
-def airflow(world: World) -> Iterator[LocalAirflow]:
-    environment = {**world.environment, "LUMOS_RETRY_SECONDS": "1", "LUMOS_TASK_RETRIES": "0"}
-    with LocalAirflow(world.home, environment=environment) as running:
-        engine = create_engine(running.postgres.url("airflow"))
-        with Session(engine) as session:
-            for dag_id in ("daily_aggregation", "data_quality", "batch_scoring", "ab_metrics"):
-                mine = {k: v for k, v in BAD_NIGHT.items() if k in made.TASKS[dag_id]}
-                made.add_runs(session, dag_id, [LAST], states=mine)
-        engine.dispose()
-        yield running
+    where = {name: drifted[name] for name in ("day", "job", "segment")}
+    made.write(settings, recipe, "metrics", [drifted], **where)
+    run = airflow.trigger("batch_scoring", date=NEXT_DAY, conf={"model": "99"})
+    assert airflow.wait([run], timeout_seconds=PATIENCE_SECONDS) == {run: "failed"}
+    return airflow
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +59,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def state(browser: Browser, airflow: LocalAirflow) -> dict:
+def state(browser: Browser, served: LocalAirflow) -> dict:
     """Cookies of who has logged in through the form."""
     context = browser.new_context()
     page = context.new_page()
-    page.goto(airflow.url, timeout=PATIENCE)
+    page.goto(served.url, timeout=PATIENCE)
     page.locator("input[name=username]").fill("admin")
-    page.locator("input[name=password]").fill(airflow.password)
+    page.locator("input[name=password]").fill(served.password)
     page.keyboard.press("Enter")
     expect(page.get_by_role("link", name="LUMOS")).to_be_visible(timeout=PATIENCE)
     kept = context.storage_state()
@@ -105,7 +74,7 @@ def state(browser: Browser, airflow: LocalAirflow) -> dict:
 
 
 @pytest.fixture
-def open_page(browser: Browser, airflow: LocalAirflow, state: dict) -> Iterator:
+def open_page(browser: Browser, served: LocalAirflow, state: dict) -> Iterator:
     """A window of a size and a colour scheme, logged in."""
     contexts = []
 
@@ -119,7 +88,7 @@ def open_page(browser: Browser, airflow: LocalAirflow, state: dict) -> Iterator:
         contexts.append(context)
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
-        page.goto(f"{airflow.url}{path}")
+        page.goto(f"{served.url}{path}")
         return page
 
     yield opened
@@ -172,7 +141,8 @@ def test_the_page_stands_inside_the_ui_and_its_links_lead_the_ui(open_page, tmp_
     frame = page.frame_locator("iframe[title='LUMOS']")
     expect(frame.get_by_role("status")).to_contain_text("Critical")
     page.screenshot(path=tmp_path / "inside.png")
-    frame.get_by_role("link", name="score", exact=True).click()
+    chain = frame.get_by_role("region", name="The day's chain")
+    chain.get_by_role("link", name="score", exact=True).click()
     expect(page).to_have_url(re.compile(r"/dags/batch_scoring/runs/[^/]+/tasks/score"))
     expect(page.locator("iframe")).to_have_count(0)
     expect(page.get_by_text("batch_scoring").first).to_be_visible()
@@ -189,13 +159,15 @@ def test_a_table_leads_to_its_history(open_page, tmp_path):
 
 
 def test_the_form_of_every_dated_dag_asks_for_a_business_date(open_page, airflow):
-    page = open_page("/")
     for dag_id in DATED:
-        page.goto(f"{airflow.url}/dags/{dag_id}")
-        page.get_by_role("button", name="Trigger").first.click()
-        field = page.locator("[name=element_business_date]")
-        expect(field).to_be_visible()
-        assert field.get_attribute("type") == "date"
+        asked = airflow.call("GET", f"/dags/{dag_id}/details")["params"]["business_date"]
+        assert asked["schema"]["format"] == "date", dag_id
+    # The form is drawn from these alone, so one is enough to look at.
+    page = open_page("/dags/batch_scoring")
+    page.get_by_role("button", name="Trigger").first.click()
+    field = page.locator("[name=element_business_date]")
+    expect(field).to_be_visible()
+    assert field.get_attribute("type") == "date"
 
 
 def test_a_backfill_made_in_the_ui_is_seen_in_the_grid(open_page, tmp_path):

@@ -12,5 +12,6 @@ with DAG("verbs", schedule=None, params={"settings": Param([], type="array")}):
         date="2024-05-10",
         recipe="complete_journey",
         retries=1,
+        priority_weight=100,  # before the heavy verbs that wait for a slot
         retry_delay=dt.timedelta(seconds=1),
     )
