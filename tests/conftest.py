@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -44,6 +45,10 @@ from lumos.cli import VERBS, run  # noqa: E402
 from lumos.recipes import load  # noqa: E402
 from lumos.settings import Settings  # noqa: E402
 from lumos.verbs import Report, Request  # noqa: E402
+
+# An example may wait for whatever runs beside it.
+settings.register_profile("lumos", deadline=None)
+settings.load_profile("lumos")
 
 RECIPE = "gym_world.recipe:recipe"
 TESTS = Path(__file__).resolve().parent

@@ -328,9 +328,10 @@ def test_a_machine_that_shuts_down_has_its_verb_save_and_leave(bench):
 
 
 def test_a_verb_out_of_time_is_asked_to_save_and_leave(bench):
-    result = bench.run("work", budget_seconds=1.5)
+    # Before it listens for SIGTERM a verb has nothing to save, and just ends.
+    result = bench.run("work", budget_seconds=4)
     assert (result.code, result.cause) == (75, "budget")
-    assert result.seconds >= 1.5
+    assert result.seconds >= 4
 
 
 def test_the_switch_is_put_off_while_a_verb_runs_and_set_for_soon_after_it(bench):
