@@ -1,11 +1,13 @@
 """`lumos doctor --platform aws` on moto's AWS: each thing that is wrong has its remedy."""
 
 import hashlib
+import itertools
 import json
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,6 @@ from moto.core.base_backend import BackendDict
 from moto.core.responses import ActionResult
 from moto.ec2.responses import EC2Response
 from moto.iam.responses import IamResponse
-from moto.server import ThreadedMotoServer
 from moto.servicequotas.models import ServiceQuotasBackend
 
 from lumos import cli
@@ -28,24 +29,44 @@ from lumos.doctor import examine
 from lumos.finding import Finding
 from lumos.settings import Settings
 from tests.conftest import World
+from tests.moto_server import entered
 
-BUCKET, REGION = "lumos-doctor", "us-east-1"
+REGION = "us-east-1"
 BLOCK = dict.fromkeys(
     ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
 )
+_numbers = itertools.count()
 MACHINE: dict[str, Any] = {"instance_type": "p4d.24xlarge", "hourly_usd": 21.96}
 
 
-class Deployment:
-    """All that the example needs, in an account of moto's; tests take something away."""
+@dataclass(frozen=True)
+class Account:
+    """What is there before a deployment; of 15,000 images a listing takes two seconds."""
 
-    def __init__(self, folder: Path) -> None:
+    subnets: list[dict[str, Any]]
+    images: dict[str, str]
+
+    @classmethod
+    def look(cls) -> "Account":
+        ec2 = boto3.client("ec2")
+        images = ec2.describe_images(Filters=[{"Name": "name", "Values": ["amzn2-ami-*"]}])
+        return cls(
+            ec2.describe_subnets()["Subnets"],
+            {each["Architecture"]: each["ImageId"] for each in images["Images"]},
+        )
+
+
+class Deployment:
+    """All that the example needs, under names of its own; tests take something away."""
+
+    def __init__(self, folder: Path, account: Account) -> None:
         self.folder, self.quota, self.denied = folder, 96.0, set[str]()
+        self.account, self.name = account, f"lumos-doctor-{next(_numbers)}"
         self.reservation: dict[str, Any] = {}
         s3, ec2, iam = (boto3.client(name) for name in ("s3", "ec2", "iam"))
-        s3.create_bucket(Bucket=BUCKET)
-        s3.put_public_access_block(Bucket=BUCKET, PublicAccessBlockConfiguration=BLOCK)
-        subnets = ec2.describe_subnets()["Subnets"]
+        s3.create_bucket(Bucket=self.name)
+        s3.put_public_access_block(Bucket=self.name, PublicAccessBlockConfiguration=BLOCK)
+        subnets = account.subnets
         offered = ec2.describe_instance_type_offerings(
             LocationType="availability-zone",
             Filters=[{"Name": "instance-type", "Values": ["p4d.24xlarge"]}],
@@ -55,28 +76,25 @@ class Deployment:
         self.subnets = [s["SubnetId"] for s in subnets if s["AvailabilityZone"] in zones][:2]
         self.zone = next(s["AvailabilityZone"] for s in subnets if s["SubnetId"] == self.subnets[0])
         self.group = ec2.create_security_group(
-            GroupName="lumos", Description="lumos", VpcId=subnets[0]["VpcId"]
+            GroupName=self.name, Description="lumos", VpcId=subnets[0]["VpcId"]
         )["GroupId"]
-        iam.create_role(RoleName="lumos-instance", AssumeRolePolicyDocument="{}")
-        iam.create_instance_profile(InstanceProfileName="lumos-instance")
-        iam.add_role_to_instance_profile(
-            InstanceProfileName="lumos-instance", RoleName="lumos-instance"
-        )
-        boto3.client("secretsmanager").create_secret(Name="lumos/mlflow", SecretString="hush")
-        images = ec2.describe_images(Filters=[{"Name": "architecture", "Values": ["x86_64"]}])
+        iam.create_role(RoleName=self.name, AssumeRolePolicyDocument="{}")
+        iam.create_instance_profile(InstanceProfileName=self.name)
+        iam.add_role_to_instance_profile(InstanceProfileName=self.name, RoleName=self.name)
+        boto3.client("secretsmanager").create_secret(Name=self.name, SecretString="hush")
         self.machine = {
             **MACHINE,
-            "ami": images["Images"][0]["ImageId"],
+            "ami": account.images["x86_64"],
             "subnets": self.subnets,
             "security_groups": [self.group],
-            "instance_profile": "lumos-instance",
+            "instance_profile": self.name,
         }
         self.cloud: dict[str, Any] = {
             "region": REGION,
-            "bucket": BUCKET,
+            "bucket": self.name,
             "wheels": [str(folder / "lumos-0.1.0-py3-none-any.whl")],
             "lock": str(folder / "requirements.txt"),
-            "secrets": {"MLFLOW_TRACKING_PASSWORD": "lumos/mlflow"},
+            "secrets": {"MLFLOW_TRACKING_PASSWORD": self.name},
             "databricks": {"cluster": {"spark_version": "17.3.x-scala2.13"}},
         }
         for name in (self.cloud["wheels"][0], self.cloud["lock"]):
@@ -109,23 +127,19 @@ def _toml(value: object) -> str:
     return json.dumps(value)
 
 
-@pytest.fixture
-def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+@pytest.fixture(scope="module")
+def account() -> Iterator[Account]:
     BackendDict.reset()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
-    }.items():
-        monkeypatch.setenv(name, value)
+    with pytest.MonkeyPatch.context() as patch, entered(patch):
+        yield Account.look()
+    BackendDict.reset()
+
+
+@pytest.fixture
+def aws(account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
     for name in ("DATABRICKS_HOST", "DATABRICKS_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    deployment = Deployment(tmp_path)
+    deployment = Deployment(tmp_path, account)
     with ExitStack() as stack:
         # What moto lacks: quotas of EC2, simulated policies, capacity reservations.
         for owner, name, answer in (
@@ -143,8 +157,6 @@ def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]
         ):
             stack.enter_context(mock.patch.object(owner, name, answer, create=True))
         yield deployment
-    server.stop()
-    BackendDict.reset()
 
 
 def _simulate(deployment: Deployment) -> Callable[[Any], ActionResult]:
@@ -177,29 +189,31 @@ def test_a_deployment_that_has_everything_needs_nothing(aws: Deployment) -> None
 def test_nothing_is_started_left_behind_or_told(aws: Deployment, capfd: Any) -> None:
     found = aws.findings()
     assert not boto3.client("ec2").describe_instances()["Reservations"]
-    assert not boto3.client("s3").list_objects_v2(Bucket=BUCKET).get("Contents")
+    assert not boto3.client("s3").list_objects_v2(Bucket=aws.name).get("Contents")
     assert "hush" not in repr(found) + "".join(capfd.readouterr())
 
 
 def no_bucket(aws: Deployment) -> None:
-    boto3.client("s3").delete_bucket(Bucket=BUCKET)
+    boto3.client("s3").delete_bucket(Bucket=aws.name)
 
 
 def open_bucket(aws: Deployment) -> None:
-    boto3.client("s3").delete_public_access_block(Bucket=BUCKET)
+    boto3.client("s3").delete_public_access_block(Bucket=aws.name)
 
 
 def half_open_bucket(aws: Deployment) -> None:
     half = {**BLOCK, "BlockPublicPolicy": False}
-    boto3.client("s3").put_public_access_block(Bucket=BUCKET, PublicAccessBlockConfiguration=half)
+    boto3.client("s3").put_public_access_block(Bucket=aws.name, PublicAccessBlockConfiguration=half)
 
 
 def bucket_elsewhere(aws: Deployment) -> None:
-    boto3.client("s3").delete_bucket(Bucket=BUCKET)
+    boto3.client("s3").delete_bucket(Bucket=aws.name)
     boto3.client("s3", region_name="eu-west-1").create_bucket(
-        Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+        Bucket=aws.name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
     )
-    boto3.client("s3").put_public_access_block(Bucket=BUCKET, PublicAccessBlockConfiguration=BLOCK)
+    boto3.client("s3").put_public_access_block(
+        Bucket=aws.name, PublicAccessBlockConfiguration=BLOCK
+    )
 
 
 def no_image(aws: Deployment) -> None:
@@ -207,10 +221,7 @@ def no_image(aws: Deployment) -> None:
 
 
 def image_for_arm(aws: Deployment) -> None:
-    images = boto3.client("ec2").describe_images(
-        Filters=[{"Name": "architecture", "Values": ["arm64"]}]
-    )["Images"]
-    aws.machine["ami"] = images[0]["ImageId"]
+    aws.machine["ami"] = aws.account.images["arm64"]
 
 
 def no_subnet(aws: Deployment) -> None:
@@ -249,7 +260,7 @@ def no_profile(aws: Deployment) -> None:
 
 def no_role(aws: Deployment) -> None:
     boto3.client("iam").remove_role_from_instance_profile(
-        InstanceProfileName="lumos-instance", RoleName="lumos-instance"
+        InstanceProfileName=aws.name, RoleName=aws.name
     )
 
 

@@ -13,7 +13,7 @@ from lumos.verbs import BadInput
 from tests.accio.one_epoch import COLUMNS
 from tests.accio.test_table import clicks as written
 from tests.accio.test_table import row
-from tests.s3 import bucket
+from tests.moto_server import bucket
 
 
 @pytest.fixture

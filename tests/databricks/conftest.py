@@ -9,7 +9,7 @@ import pytest
 import tests.airflow_home  # noqa: F401
 from tests.databricks.deployment import BUCKET, cloud_file, stand_in_wheel
 from tests.databricks.workspace import Workspace
-from tests.s3 import server
+from tests.moto_server import serving
 
 GYM = Path(__file__).resolve().parents[1] / "gym"
 
@@ -17,7 +17,7 @@ GYM = Path(__file__).resolve().parents[1] / "gym"
 @pytest.fixture(scope="package")
 def aws() -> Iterator[dict[str, str]]:
     """S3, as environment variables."""
-    with server(BUCKET) as variables:
+    with serving(BUCKET) as variables:
         yield variables
 
 

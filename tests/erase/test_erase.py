@@ -29,7 +29,7 @@ from lumos.settings import REPOSITORY
 from lumos.tables import ALERTS, alerts_uri, table_uri, tables
 from lumos.verbs import BadInput, TableWritten
 from tests.conftest import RECIPE, World, enter
-from tests.s3 import bucket
+from tests.moto_server import bucket
 from tests.serve.lake import DATES, write_lake
 from tests.serve.lake import enter as enter_ledger
 from tests.serve.models import crown, register

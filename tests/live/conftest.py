@@ -36,7 +36,7 @@ from tests.live.night import (
     known_dags,
     published_without_airflow,
 )
-from tests.s3 import server
+from tests.moto_server import serving
 
 # As few as give a champion whose scores the gates let pass.
 _EPOCHS = 12
@@ -59,7 +59,7 @@ def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sinks]:
 @pytest.fixture(scope="package")
 def live_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """Databricks, with a bucket that its ``variables`` lead to."""
-    with server(BUCKET) as variables:
+    with serving(BUCKET) as variables:
         folder = tmp_path_factory.mktemp("live_workspace")
         with Workspace(folder, variables=variables) as found:
             yield found

@@ -11,9 +11,9 @@ from pathlib import Path
 import boto3
 import pytest
 import redis
-from moto.server import ThreadedMotoServer
 
 from lumos.config import DynamoDbStore, ParquetStore, RedisStore, StoreConfig
+from tests.moto_server import entered
 
 PASSWORD = "not-for-logs"
 
@@ -68,34 +68,23 @@ def redis_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 @contextmanager
 def dynamodb_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """A table on moto's server."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("dynamodb")
-    keys = {"id": "HASH", "edition": "RANGE"}
-    client.create_table(
-        TableName="scores",
-        AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in keys],
-        KeySchema=[{"AttributeName": key, "KeyType": kind} for key, kind in keys.items()],
-        BillingMode="PAY_PER_REQUEST",
-    )
+    with entered(monkeypatch):
+        client = boto3.client("dynamodb")
+        keys = {"id": "HASH", "edition": "RANGE"}
+        client.create_table(
+            TableName="scores",
+            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in keys],
+            KeySchema=[{"AttributeName": key, "KeyType": kind} for key, kind in keys.items()],
+            BillingMode="PAY_PER_REQUEST",
+        )
 
-    def lose(edition: str, user: str) -> None:
-        key = {"id": {"S": f"gym#user#{user}"}, "edition": {"S": edition}}
-        answer = client.delete_item(TableName="scores", Key=key, ReturnValues="ALL_OLD")
-        assert answer["Attributes"]
+        def lose(edition: str, user: str) -> None:
+            key = {"id": {"S": f"gym#user#{user}"}, "edition": {"S": edition}}
+            answer = client.delete_item(TableName="scores", Key=key, ReturnValues="ALL_OLD")
+            assert answer["Attributes"]
 
-    yield Served(DynamoDbStore(name="fast", table="scores", region="us-east-1"), lose)
-    # All of moto's servers in a process have the same tables.
-    client.delete_table(TableName="scores")
-    server.stop()
+        yield Served(DynamoDbStore(name="fast", table="scores", region="us-east-1"), lose)
+        client.delete_table(TableName="scores")
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from pathlib import Path
 import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from lumos.accio.storage import StorageFailed, filesystem_of
@@ -22,6 +21,7 @@ from lumos.train.state import states
 from lumos.train.training import Training
 from lumos.verbs import RESUME, BadInput, Request
 from tests.accio import small
+from tests.moto_server import bucket as served
 from tests.train.command import Command
 from tests.train.ready import lake, prepared, recipe
 from tests.train.test_state import save
@@ -36,8 +36,6 @@ class Bucket:
     """A bucket on moto's server, and whether the way to it is open."""
 
     def __init__(self) -> None:
-        self.server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self.server.start()
         self.is_down = False
 
     def keys(self, prefix: str) -> list[str]:
@@ -54,21 +52,8 @@ class Bucket:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Bucket]:
-    with pytest.MonkeyPatch.context() as patch:
-        bucket = Bucket()
-        host, port = bucket.server.get_host_and_port()
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": "nobody",
-            "AWS_SECRET_ACCESS_KEY": "nothing",
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
-        yield bucket
-        bucket.server.stop()
+    with pytest.MonkeyPatch.context() as patch, served(patch, BUCKET):
+        yield Bucket()
 
 
 @pytest.fixture
