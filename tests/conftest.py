@@ -52,8 +52,8 @@ settings.load_profile("lumos")
 
 RECIPE = "gym_world.recipe:recipe"
 TESTS = Path(__file__).resolve().parent
-# What takes longest starts first, or one process would end with it while the others idle.
-LONGEST_FIRST = ("airflow", "cloud/test_retraining.py", "cloud/test_storms.py")
+# What takes longest starts first, or one process would end with it while the other idles.
+LONGEST_FIRST = ("airflow",)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
