@@ -66,7 +66,7 @@ def aws(deployed, tmp_path: Path, machine: dict, monkeypatch) -> Iterator[Aws]:
     aws = deployed.aws
     path = cloud_file(aws, tmp_path, [deployed.wheel], machine=machine)
     monkeypatch.setenv("LUMOS_CLOUD", str(path))
-    aws.calls.clear()
+    aws.begin()
     yield aws
     aws.faults.rules.clear()
     for instance in aws.alive():
