@@ -22,6 +22,7 @@ from demo.client import AirflowClient, AirflowError, Run, TaskState
 from demo.postgres import Postgres
 from demo.private import write_private
 from demo.processes import Component, PidFile, free_port
+from lumos.compute import num_cores
 from lumos.settings import REPOSITORY
 
 DAGS = (
@@ -29,6 +30,7 @@ DAGS = (
     *("embedding", "ab_metrics", "aa_calibration", "retract_scores"),
 )
 SPARK_POOL = "spark-pool"
+_PARALLELISM = 2
 _START_SECONDS = 300  # beside a busy suite; 15 on a quiet machine
 _COMPONENTS = (SPARK_POOL, "api-server", "scheduler", "dag-processor", "triggerer")
 
@@ -246,7 +248,7 @@ class LocalAirflow(AirflowClient):
             "CORE__LOAD_EXAMPLES": "False",
             "CORE__EXECUTOR": "LocalExecutor",
             # Two heavy verbs fill two cores; waits that are deferred take no slot.
-            "CORE__PARALLELISM": "2",
+            "CORE__PARALLELISM": str(_PARALLELISM),
             # LUMOS_SCHEDULE=off: no run starts by itself, so nothing need start paused.
             "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
@@ -276,6 +278,8 @@ class LocalAirflow(AirflowClient):
             "LUMOS_SCHEDULE": "off",
             "LUMOS_POLL_SECONDS": "1",
             "LUMOS_RETRY_SECONDS": "5",
+            # Of a verb: as many as it has when another one runs beside it.
+            "OMP_NUM_THREADS": str(max(1, num_cores() // _PARALLELISM)),
             **kept,
             "LUMOS_HOME": str(self.home),
             "MLFLOW_TRACKING_URI": kept.get("MLFLOW_TRACKING_URI") or self.postgres.url("mlflow"),
