@@ -38,7 +38,7 @@ _MAX_SOCKET_BYTES = 107
 _MIN_FREE_MB = 500
 _START_SECONDS = 120  # recovery after a power cut included
 _OTHER_END_SECONDS = 60  # longer than its guard waits before it kills
-# Debian's `nobody`: PostgreSQL refuses to run as root.
+# Debian's unprivileged user: PostgreSQL refuses to run as root.
 _UNPRIVILEGED = 65534
 _SETTINGS = {
     "listen_addresses": "",

@@ -46,7 +46,7 @@ from lumos.recipes import load  # noqa: E402
 from lumos.settings import Settings  # noqa: E402
 from lumos.verbs import Report, Request  # noqa: E402
 
-# An example may wait for whatever runs beside it.
+# Wall time per example depends on what else the machine runs.
 settings.register_profile("lumos", deadline=None)
 settings.load_profile("lumos")
 

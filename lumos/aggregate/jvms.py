@@ -116,7 +116,7 @@ class Pool:
             writer.close()
 
     async def expire(self) -> None:
-        """End what nobody has wanted for a while."""
+        """End processes that have been idle for too long."""
         while True:
             await asyncio.sleep(5)
             oldest = time.monotonic() - _MAX_IDLE_SECONDS

@@ -1,7 +1,7 @@
 """Use a Java process of the pool (:mod:`lumos.aggregate.jvms`) for one Spark session.
 
-Whatever keeps the pool from helping (none runs, all are lent, it does not answer) leaves the verb
-where it would be without: PySpark starts a Java process of its own.
+If the pool cannot help (none runs, all are lent, it does not answer), PySpark starts a Java
+process of its own for the verb, as it does without a pool.
 """
 
 import json

@@ -14,11 +14,9 @@ import pytest
 
 from demo.processes import Component
 from lumos.aggregate.jvms import MAX_PROCESSES
-from lumos.aggregate.spark import prepared_jars
 from lumos.settings import REPOSITORY, Settings
 
 PREPARED = Settings.from_environment().home / "spark"
-pytestmark = pytest.mark.skipif(not prepared_jars(PREPARED), reason="`make setup` prepares Spark")
 
 JOB = """
 import json, sys

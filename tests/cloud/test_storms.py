@@ -1,4 +1,4 @@
-"""Four of the benchmark's storms: whatever goes wrong, the same four things must hold."""
+"""Four of the benchmark's storms: any fault may strike, the same four things must hold."""
 
 import json
 import os

@@ -37,7 +37,7 @@ def test_each_trouble_is_told_once_whichever_process_notices_it(airflow, sink, b
     assert {name: len(told(sink, name)) for name in names} == dict.fromkeys(names, 1)
     assert len(about_that_day([json.dumps(message) for message in sink.slack])) == len(names)
     assert len(about_that_day([str(mail["Subject"]) for mail in sink.mails])) == len(names)
-    assert sink.pagerduty == []  # runs by hand page nobody
+    assert sink.pagerduty == []  # manual runs page no one
 
     (refused,) = told(sink, "retract")
     assert "bad input, which a retry cannot mend" in refused

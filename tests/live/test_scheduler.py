@@ -42,7 +42,7 @@ def test_a_run_that_a_retry_cannot_help_is_not_retried(airflow, begun):
 
 def test_a_backfill_of_the_next_day_publishes_it(airflow, live_world, next_day):
     tasks = finish(airflow, next_day)
-    # Nobody is challenger beside the champion, and the gym has no stores.
+    # No challenger is registered beside the champion, and the gym has no stores.
     skipped = {task.task_id for task in tasks if task.state == "skipped"}
     assert skipped == {"export", "shadow", "promote"}
     assert {task.state for task in tasks} == {"success", "skipped"}
