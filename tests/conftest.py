@@ -53,7 +53,13 @@ settings.load_profile("lumos")
 RECIPE = "gym_world.recipe:recipe"
 TESTS = Path(__file__).resolve().parent
 # What takes longest starts first, or one process would end with it while the other idles.
-LONGEST_FIRST = ("airflow",)
+LONGEST_FIRST = (
+    "airflow",
+    "cloud/test_storms.py",
+    "train/test_loop.py",
+    "aggregate/test_daily.py",
+    "cloud/test_operator.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own

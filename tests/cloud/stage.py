@@ -41,7 +41,12 @@ def tracking_server(folder: Path) -> Iterator[str]:
             *("--artifacts-destination", str(folder / "artifacts")),
         ],
         folder=folder,
-        environment={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        # Without its eight workers for jobs that nobody here starts.
+        environment={
+            **os.environ,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        },
     )
     url = f"http://127.0.0.1:{port}"
     until = time.monotonic() + 90

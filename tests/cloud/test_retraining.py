@@ -14,7 +14,8 @@ from tests.cloud.stage import Stage
 from tests.cloud.waiting import eventually
 from tests.conftest import GYM_FOLDER, RECIPE, World
 
-pytestmark = pytest.mark.timeout(900)
+# Beside the other Airflow both would wait for the cores.
+pytestmark = [pytest.mark.xdist_group("airflow"), pytest.mark.timeout(900)]
 PATIENCE_SECONDS = 600
 DATE = World(Path()).date
 
@@ -40,11 +41,12 @@ def stage(_aggregated_world: World, tmp_path_factory: pytest.TempPathFactory) ->
 def run(stage: Stage) -> Run:
     """A run amid which the triggerer, then the scheduler with its workers, is killed with -9."""
     # Each epoch reads the lake through the bucket's server, which shares these cores.
-    conf = {"settings": ["training.epochs=15"]}
+    conf = {"settings": ["training.epochs=6"]}
     run = stage.airflow.trigger("retraining", date=DATE, conf=conf)
     eventually(lambda: training(stage), 120)
     stage.airflow.crash("triggerer")
     stage.airflow.crash("scheduler")
+    assert training(stage)
     stage.airflow.wait([run], timeout_seconds=PATIENCE_SECONDS)
     for task in stage.airflow.tasks([run]):
         if task.state == "failed":
