@@ -28,6 +28,9 @@ from lumos.quality.validate import audit
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, GateRefused, Report, Request, TableWritten
 
+# Of some 200 bytes each, in memory or, where that is full, on the local disk.
+_MOST_KEPT_ROWS = 50_000_000
+
 log = logging.getLogger(__name__)
 
 
@@ -76,9 +79,8 @@ def _judge(spark: SparkSession, plan: Plan, rows: Rows) -> None:
     for name, table in declared.items():
         if table.role == "fact":
             opened[name] = open_source(spark, plan.sources[name])
-            rows.judged[name] = facts.judge(
-                opened[name], table, plan.days, plan.runs, repeated=False
-            )
+            judged = facts.judge(opened[name], table, plan.days, plan.runs, repeated=False)
+            rows.judged[name] = _by_user(judged, plan.sources[name].num_rows)
         elif any(contract.mentions(text, name) for text in plan.texts.values()):
             frame = open_source(spark, plan.sources[name])
             if table.landed_on:
@@ -86,18 +88,26 @@ def _judge(spark: SparkSession, plan: Plan, rows: Rows) -> None:
             frame.createOrReplaceTempView(name)
     with_repeats = rows.count([declared[name] for name in rows.judged])
     for name in with_repeats:
-        rows.judged[name] = facts.judge(
-            opened[name], declared[name], plan.days, plan.runs, repeated=True
-        )
+        judged = facts.judge(opened[name], declared[name], plan.days, plan.runs, repeated=True)
+        rows.judged[name] = _by_user(judged, plan.sources[name].num_rows)
     if with_repeats:
         rows.count([declared[name] for name in rows.judged])
     for name, judged in rows.judged.items():
-        # By user, so that one shuffle serves all that a SELECT groups by user.
-        facts.accepted(judged).repartition("user_id").createOrReplaceTempView(name)
+        facts.accepted(judged).createOrReplaceTempView(name)
     said = ", ".join(f"{number} {name}" for name, number in rows.conservation().items())
     log.info("raw rows of %s .. %s: %s", plan.days.first, plan.days.last, said)
     if not rows.accepted_by_day[plan.days.last] and not plan.request.options["allow_empty"]:
         raise BadInput(_no_data(spark, plan))
+
+
+def _by_user(judged: DataFrame, num_rows: int) -> DataFrame:
+    """Dealt out by user, so that one shuffle serves all that a SELECT groups so.
+
+    They are counted once, and read by each SELECT. So what is not too much to keep is read, judged
+    and dealt out once; a table of more rows is read again each time, as many users may have it.
+    """
+    dealt = judged.repartition("user_id")
+    return dealt.localCheckpoint() if num_rows <= _MOST_KEPT_ROWS else dealt
 
 
 def _no_data(spark: SparkSession, plan: Plan) -> str:
