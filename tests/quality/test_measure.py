@@ -4,6 +4,7 @@ import datetime as dt
 
 import pytest
 
+from lumos.quality import measure
 from lumos.quality.measure import check_numbers, check_rows
 from lumos.quality.suites import checks, flags
 from lumos.quality.usual import measured
@@ -31,8 +32,9 @@ def verdicts(found, verdict):
     return {key for key, finding in found.items() if finding.verdict == verdict}
 
 
-@pytest.fixture(scope="module")
-def faulty(spark):
+@pytest.fixture(scope="module", params=["held here", "left to Spark"])
+def faulty(spark, request):
+    """The same is found whoever is asked."""
     good = [active_row(f"u{n}", DATE) for n in range(20)]
     bad = [
         active_row("a", DATE, visited=2.0),
@@ -48,7 +50,10 @@ def faulty(spark):
         active_row("j", DATE, visited=0.0, minutes=0.0),
         active_row(None, DATE),
     ]
-    return examine(spark, "activity", good + bad)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "left to Spark":
+            patch.setattr(measure, "_MOST_ROWS_HERE", 0)
+        return examine(spark, "activity", good + bad)
 
 
 @pytest.mark.parametrize(
