@@ -34,6 +34,7 @@ class Settings(BaseModel):
     states: str | None = None
     cloud: Path | None = None
     spark_pool: Path | None = None
+    warm_verbs: Path | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -45,7 +46,7 @@ class Settings(BaseModel):
         given = os.environ if environment is None else environment
         home = Path(given.get("LUMOS_HOME") or ".lumos").absolute()
         lake = _address(given.get("LUMOS_LAKE") or str(home / "lake"))
-        states, pool = given.get("LUMOS_STATES"), given.get("LUMOS_SPARK_POOL")
+        states = given.get("LUMOS_STATES")
         return cls(
             home=home,
             lake=lake,
@@ -53,8 +54,9 @@ class Settings(BaseModel):
             platform=given.get("LUMOS_PLATFORM") or "local",  # type: ignore[arg-type]
             mlflow_uri=given.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
             states=_address(states) if states else None,
-            cloud=Path(given["LUMOS_CLOUD"]).absolute() if given.get("LUMOS_CLOUD") else None,
-            spark_pool=Path(pool).absolute() if pool else None,
+            cloud=_path(given.get("LUMOS_CLOUD")),
+            spark_pool=_path(given.get("LUMOS_SPARK_POOL")),
+            warm_verbs=_path(given.get("LUMOS_WARM_VERBS")),
             sql_root=Path(given.get("LUMOS_SQL") or shipped_sql()).absolute(),
         )
 
@@ -80,6 +82,10 @@ class Settings(BaseModel):
                     f"mend it, or set {variable} to another one"
                 )
         return ""
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).absolute() if text else None
 
 
 def _address(text: str) -> str:

@@ -6,7 +6,7 @@ Unix socket in ``FOLDER``. A verb (:mod:`lumos.aggregate.lease`) asks there for 
 with its own flags and environment, uses it while its connection is open, and says at the end that
 all went well. Only then is the process kept; what a killed or failed verb leaves is ended. No two
 verbs ever share one at the same time, and all that is Spark's own (context, session, settings) is
-made and stopped by each verb. Imports neither Spark nor anything of LUMOS: it waits in some 20 MB.
+made and stopped by each verb. Imports no Spark: it waits in some 20 MB.
 """
 
 import asyncio
@@ -14,21 +14,18 @@ import contextlib
 import ctypes
 import json
 import logging
-import os
 import signal
-import socket
-import stat
 import struct
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-SOCKET = "socket"
+from lumos.sockets import SOCKET, bound
+
 WELL = b"well\n"  # what a verb says at its end; anything else, and its Java process is ended
 # As many as the local Airflow runs tasks; each may grow to a verb's 2 GB, idle it holds 0.6 GB.
 MAX_PROCESSES = 2
@@ -189,36 +186,13 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(death_signal_of_parent, signal.SIGKILL)
 
 
-@contextmanager
-def short_path(folder: Path) -> Iterator[str]:
-    """The socket in ``folder``, by a path short enough for a Unix socket (107 bytes)."""
-    number = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{number}/{SOCKET}"
-    finally:
-        os.close(number)
-
-
-def is_private(folder: Path) -> bool:
-    """Whether only this user can reach what is in ``folder``: its socket gives Java away."""
-    found = folder.stat()
-    return found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
-
-
 async def serve(folder: Path) -> None:
     """Answer on the socket in ``folder`` until SIGTERM or SIGINT.
 
     Raises:
         PermissionError: Others than this user can reach the folder.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not is_private(folder):
-        msg = f"{folder} must belong to this user alone: chmod 700 {folder}"
-        raise PermissionError(msg)
-    (folder / SOCKET).unlink(missing_ok=True)  # left by a kill -9
-    listening = socket.socket(socket.AF_UNIX)
-    with short_path(folder) as path:
-        listening.bind(path)
+    listening = bound(folder)
     pool, stop = Pool(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

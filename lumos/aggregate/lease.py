@@ -19,7 +19,8 @@ from py4j.java_gateway import JavaObject
 from pyspark import SparkContext
 from pyspark.java_gateway import launch_gateway
 
-from lumos.aggregate.jvms import WELL, Wanted, is_private, short_path
+from lumos.aggregate.jvms import WELL, Wanted
+from lumos.sockets import connected
 
 # Set when Java starts and fixed from then on; all others are those of each verb's own context.
 _FIXED_AT_START = (
@@ -81,13 +82,12 @@ def _wanted(settings: Mapping[str, str]) -> Wanted:
 
 
 def _ask(folder: Path, wanted: Wanted) -> tuple[socket.socket, dict[str, Any]] | None:
-    connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(_PATIENCE_SECONDS)
     try:
-        if not is_private(folder):
-            raise PermissionError(f"{folder} is open to other users")
-        with short_path(folder) as path:
-            connection.connect(path)
+        connection = connected(folder, patience_seconds=_PATIENCE_SECONDS)
+    except OSError as error:
+        log.info("no warm Java process (%s); starting one", error)
+        return None
+    try:
         connection.sendall(wanted.as_json())
         with connection.makefile() as answers:
             java = json.loads(answers.readline() or "null")

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import psutil  # type: ignore[import-untyped]
@@ -33,8 +33,30 @@ def prctl(option: int, value: int) -> None:
         raise OSError(number, f"prctl({option}): {os.strerror(number)}")
 
 
-def _die_with_guard() -> None:
+def die_with_guard() -> None:
+    """Of the command: whatever ends its guard ends it as well."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def heed_signals() -> None:
+    """From here on a signal to end raises :class:`Terminated`."""
+    on_signals(_raise_terminated)
+
+
+def ignore_signals() -> None:
+    """From here on nothing interrupts: what is left is to be ended."""
+    on_signals(signal.SIG_IGN)
+
+
+def exit_code(code: int) -> int:
+    """As shells say it: 128 + the signal that ended the command."""
+    return code if code >= 0 else 128 - code
+
+
+def on_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """What the signals that ask for an end do."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, handler)
 
 
 def _raise_terminated(number: int, _frame: FrameType | None) -> None:
@@ -70,22 +92,19 @@ def end_all(grace_seconds: float) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run the command; see the module's docstring."""
     grace_seconds, parent, command = float(argv[0]), int(argv[1]), argv[2:]
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _raise_terminated)
-    child = None
+    heed_signals()
     try:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before Linux was asked to tell us
             return 128 + signal.SIGTERM
-        child = subprocess.Popen(command, process_group=0, preexec_fn=_die_with_guard)
+        child = subprocess.Popen(command, process_group=0, preexec_fn=die_with_guard)
         code = child.wait()
     except Terminated:
         code = -signal.SIGTERM
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    ignore_signals()
     end_all(grace_seconds)
-    return code if code >= 0 else 128 - code
+    return exit_code(code)
 
 
 if __name__ == "__main__":

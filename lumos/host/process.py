@@ -17,6 +17,7 @@ from typing import IO, Any
 import psutil  # type: ignore[import-untyped]
 
 from lumos.host.guard import PR_SET_PDEATHSIG, prctl
+from lumos.host.warm import Warm
 
 # The task's supervisor sends SIGKILL 5 s after SIGTERM: be done before.
 GRACE_SECONDS = 3.0
@@ -84,29 +85,35 @@ def die_with_supervisor() -> Iterator[None]:
 
 
 class Command:
-    """One guarded command; ``stop`` may be called from a signal handler while ``run`` blocks."""
+    """One guarded command; ``stop`` may be called from a signal handler while ``run`` blocks.
 
-    def __init__(self, argv: Sequence[str], *, environment: Mapping[str, str]) -> None:
+    Args:
+        argv: The command.
+        environment: All of its environment.
+        warm: Folder of :mod:`lumos.host.warm`, which starts it where it can; ``None`` for never.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], *, environment: Mapping[str, str], warm: Path | None = None
+    ) -> None:
         self.argv = list(argv)
         self.environment = dict(environment)
-        self._guard: subprocess.Popen[str] | None = None
+        self._warm = warm
+        self._guard: subprocess.Popen[bytes] | Warm | None = None
 
     def run(self, log: Callable[[int, str], None]) -> Ended:
         """Start it, hand every line of stderr to ``log(level, line)``, wait for the end."""
-        with tempfile.TemporaryFile("w+", errors="replace") as stdout:
-            guard = self._guard = subprocess.Popen(
-                [sys.executable, str(_GUARD), str(GRACE_SECONDS), str(os.getpid()), *self.argv],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
+        reading, writing = os.pipe()
+        with (
+            tempfile.TemporaryFile("w+", errors="replace") as stdout,
+            os.fdopen(reading, errors="replace") as stderr,
+        ):
             try:
-                assert guard.stderr is not None
-                rank_code, last_error = _stream(guard.stderr, log)
+                guard = self._guard = self._start(stdout.fileno(), writing)
+            finally:
+                os.close(writing)
+            try:
+                rank_code, last_error = _stream(stderr, log)
                 code = guard.wait()
             finally:
                 self.stop()
@@ -118,6 +125,26 @@ class Command:
         if code == 1 and rank_code is not None:
             code = rank_code if rank_code >= 0 else 128 - rank_code
         return Ended(code, lines[-1] if lines else "", last_error)
+
+    def _start(self, stdout: int, stderr: int) -> "subprocess.Popen[bytes] | Warm":
+        if self._warm is not None:
+            started = Warm.start(
+                self._warm,
+                self.argv,
+                environment=self.environment,
+                files=(stdout, stderr),
+                grace_seconds=GRACE_SECONDS,
+            )
+            if started is not None:
+                return started
+        return subprocess.Popen(
+            [sys.executable, str(_GUARD), str(GRACE_SECONDS), str(os.getpid()), *self.argv],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
 
     def interrupt(self) -> None:
         """Ask the verb to save and leave; under torchrun its ranks, which would else be hurried.
@@ -135,7 +162,7 @@ class Command:
     def stop(self) -> None:
         """Have the guard end everything below it; returns at once."""
         if self._guard is not None and self._guard.poll() is None:
-            self._guard.send_signal(signal.SIGTERM)
+            self._guard.terminate()
 
 
 def _is_rank(process: psutil.Process) -> bool:

@@ -17,9 +17,8 @@ from lumos.cloud import read_cloud
 from lumos.settings import Settings
 from lumos_airflow.operators.local import (
     LocalMonitorOperator,
+    LocalRanksOperator,
     LocalReviewOperator,
-    LocalScoreOperator,
-    LocalTrainOperator,
     LocalVerbOperator,
 )
 from lumos_airflow.operators.ready import TableReadySensor
@@ -30,7 +29,7 @@ _ON_EC2 = ("train", "evaluate", "score", "shadow", "embed")
 # Their pages lie on this host's disk, from which Airflow's server shows them.
 _HERE = ("review", "monitor")
 _LOCAL = {
-    "score": LocalScoreOperator,
+    "score": LocalRanksOperator,
     "review": LocalReviewOperator,
     "monitor": LocalMonitorOperator,
 }
@@ -97,7 +96,7 @@ def train(*, writes: tuple[str, ...], hours: float) -> BaseOperator:
         from lumos_airflow.operators.torchrun_ec2 import TorchrunEc2Operator
 
         return TorchrunEc2Operator(**common, hours=hours)
-    return LocalTrainOperator(
+    return LocalRanksOperator(
         **common, env={"TMPDIR": _SCRATCH}, execution_timeout=dt.timedelta(hours=hours)
     )
 

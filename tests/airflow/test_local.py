@@ -10,8 +10,7 @@ import pytest
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from lumos_airflow.operators.local import (
-    LocalScoreOperator,
-    LocalTrainOperator,
+    LocalRanksOperator,
     LocalVerbOperator,
 )
 
@@ -138,21 +137,22 @@ def test_arguments_are_a_list_so_no_shell_ever_reads_them():
 
 
 def test_torchrun_starts_as_many_ranks_as_the_recipe_and_its_overrides_say():
-    task = operator(kind=LocalTrainOperator, verb="train")
-    assert task.launcher()[-4:] == ["--nproc-per-node", "2", "-m", "lumos"]
-    task.overrides = '["training.processes=3"]'
-    assert task.launcher()[-4:] == ["--nproc-per-node", "3", "-m", "lumos"]
+    train = operator(kind=LocalRanksOperator, verb="train")
+    assert train.launcher()[-4:] == ["--nproc-per-node", "2", "-m", "lumos"]
+    score = operator(kind=LocalRanksOperator)
+    score.overrides = '["scoring.processes=3", "training.processes=5"]'
+    assert score.launcher()[-4:] == ["--nproc-per-node", "3", "-m", "lumos"]
 
 
-def test_scoring_is_under_torchrun_only_where_the_recipe_asks_for_several_ranks():
-    task = operator(kind=LocalScoreOperator)
-    assert task.launcher() == [sys.executable, "-m", "lumos"]
-    task.overrides = '["scoring.processes=3", "training.processes=5"]'
-    assert task.launcher()[-4:] == ["--nproc-per-node", "3", "-m", "lumos"]
+def test_one_rank_is_plain_python():
+    assert operator(kind=LocalRanksOperator).launcher() == [sys.executable, "-m", "lumos"]
+    train = operator(kind=LocalRanksOperator, verb="train")
+    train.overrides = '["training.processes=1"]'
+    assert train.launcher() == [sys.executable, "-m", "lumos"]
 
 
 def test_an_unknown_recipe_fails_the_training_before_it_starts():
-    task = operator(kind=LocalTrainOperator)
+    task = operator(kind=LocalRanksOperator)
     task.recipe = "nobody"
     with pytest.raises(AirflowFailException, match="recipe 'nobody' is unknown"):
         task.launcher()

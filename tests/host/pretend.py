@@ -4,6 +4,7 @@
 Usage: ``python pretend.py WHAT [FOLDER]``. It is no part of LUMOS: real processes, odd manners.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -39,6 +40,22 @@ def _family(folder: str) -> None:
     time.sleep(600)
 
 
+def _facts() -> dict[str, object]:
+    """What a process can see of how it was started."""
+    atexit.register(print, "the end of the process", file=sys.stderr)
+    return {
+        "arguments": sys.argv,
+        "environment": dict(os.environ),
+        "folder": str(Path.cwd()),
+        "first_path": sys.path[0],
+        "input": str(Path("/proc/self/fd/0").readlink()),
+        "open": len(list(Path("/proc/self/fd").iterdir())),
+        "ignored": [n for n in (15, 17) if signal.getsignal(n) != signal.SIG_DFL],
+        "modules": sorted({"torch", "mlflow", "lumos"} & set(sys.modules)),
+        "title": Path("/proc/self/cmdline").read_text().rstrip("\0").split("\0"),
+    }
+
+
 def main() -> int:
     """Do what is asked."""
     what, *rest = sys.argv[1:]
@@ -54,6 +71,9 @@ def main() -> int:
         return 0
     if what == "environment":
         print(json.dumps(dict(os.environ)))
+        return 0
+    if what == "process":
+        print(json.dumps(_facts()))
         return 0
     if what == "live":
         print("12:00:00 WARNING lumos: first", file=sys.stderr, flush=True)

@@ -1,24 +1,60 @@
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from demo.processes import Component
 from lumos.host.process import Command, Ended, child_environment
-from lumos.settings import REPOSITORY
+from lumos.sockets import SOCKET
 
 PRETEND = str(Path(__file__).with_name("pretend.py"))
+MODULE = [sys.executable, "-m", "tests.host.pretend"]
 FAMILY = ("own", "child", "leader", "orphan")
 
 
-def command(*arguments: str) -> Command:
-    return Command([sys.executable, PRETEND, *arguments], environment=child_environment(os.environ))
+@pytest.fixture(scope="module")
+def warm_folder(tmp_path_factory) -> Iterator[Path]:
+    """Where a process listens that forks verbs."""
+    folder = tmp_path_factory.mktemp("warm") / ("long" * 30)
+    folder.mkdir()
+    component = Component(
+        "warm-verbs",
+        [sys.executable, "-m", "lumos.host.warm", str(folder / "warm")],
+        folder=folder,
+        environment=child_environment(os.environ),
+    )
+    until(lambda: (folder / "warm" / SOCKET).exists() or not component.is_running)
+    yield folder / "warm"
+    assert component.is_running, component.last_lines()
+    component.terminate()
+    component.join()
+
+
+@pytest.fixture(params=["of its own", "forked"])
+def warm(request) -> Path | None:
+    """How processes start."""
+    return request.getfixturevalue("warm_folder") if request.param == "forked" else None
+
+
+@pytest.fixture
+def command(warm) -> Callable[..., Command]:
+    """Makes the command that has these arguments."""
+
+    def make(*arguments: str) -> Command:
+        environment = child_environment(os.environ)
+        return Command([*MODULE, *arguments], environment=environment, warm=warm)
+
+    return make
 
 
 def ignore(level: int, line: str) -> None:
@@ -42,7 +78,7 @@ def is_gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_the_last_line_of_stdout_is_the_report_and_the_others_are_logged():
+def test_the_last_line_of_stdout_is_the_report_and_the_others_are_logged(command):
     lines: list[str] = []
     ended = command("report").run(lambda _, line: lines.append(line))
     assert ended.code == 0
@@ -50,7 +86,7 @@ def test_the_last_line_of_stdout_is_the_report_and_the_others_are_logged():
     assert lines == ["a stray line"]
 
 
-def test_stderr_is_logged_line_by_line_while_the_verb_runs_at_its_level(tmp_path):
+def test_stderr_is_logged_line_by_line_while_the_verb_runs_at_its_level(command, tmp_path):
     seen: list[tuple[int, str]] = []
 
     def log(level: int, line: str) -> None:
@@ -63,17 +99,17 @@ def test_stderr_is_logged_line_by_line_while_the_verb_runs_at_its_level(tmp_path
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3])
-def test_the_exit_code_of_the_verb_is_handed_on_with_its_sentence(code):
+def test_the_exit_code_of_the_verb_is_handed_on_with_its_sentence(command, code):
     ended = command("exit", str(code)).run(ignore)
     assert ended.code == code
     assert ended.last_error == "12:00:00 ERROR lumos: the sentence for people"
 
 
-def test_a_verb_killed_by_a_signal_ends_with_128_and_its_number():
+def test_a_verb_killed_by_a_signal_ends_with_128_and_its_number(command):
     assert command("kill-self").run(ignore).code == 128 + signal.SIGKILL
 
 
-def test_a_last_line_that_is_no_json_object_is_quoted():
+def test_a_last_line_that_is_no_json_object_is_quoted(command):
     with pytest.raises(ValueError, match="it was 'not JSON at all'"):
         _ = command("chatter").run(ignore).report
     with pytest.raises(ValueError, match="one JSON object"):
@@ -100,7 +136,7 @@ def test_airflows_secrets_stay_with_airflow():
     }
 
 
-def test_stopping_ends_every_process_even_stubborn_ones_in_sessions_of_their_own(tmp_path):
+def test_stopping_ends_every_process_even_stubborn_ones_in_sessions_of_their_own(command, tmp_path):
     running = command("family", str(tmp_path))
     found: list[Ended] = []
     thread = threading.Thread(target=lambda: found.append(running.run(ignore)))
@@ -112,7 +148,7 @@ def test_stopping_ends_every_process_even_stubborn_ones_in_sessions_of_their_own
     assert all(is_gone(process) for process in processes)
 
 
-def test_nothing_is_left_when_the_verb_itself_is_killed_with_9(tmp_path):
+def test_nothing_is_left_when_the_verb_itself_is_killed_with_9(command, tmp_path):
     running = command("family", str(tmp_path))
     found: list[Ended] = []
     thread = threading.Thread(target=lambda: found.append(running.run(ignore)))
@@ -124,15 +160,15 @@ def test_nothing_is_left_when_the_verb_itself_is_killed_with_9(tmp_path):
     assert all(is_gone(process) for process in processes)
 
 
-def test_nothing_is_left_when_the_task_is_killed_with_9(tmp_path):
+def test_nothing_is_left_when_the_task_is_killed_with_9(warm, tmp_path):
     script = (
-        "import os, sys; from lumos.host.process import Command\n"
-        f"Command([sys.executable, {PRETEND!r}, 'family', {str(tmp_path)!r}], "
-        "environment=os.environ).run(lambda level, line: None)"
+        "import os; from pathlib import PosixPath; from lumos.host.process import Command\n"
+        f"Command([*{MODULE!r}, 'family', {str(tmp_path)!r}], "
+        f"environment=os.environ, warm={warm!r}).run(lambda level, line: None)"
     )
     task = subprocess.Popen(
         [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "plugins")},
+        env=child_environment(os.environ),
     )
     processes = family(tmp_path)
     task.kill()
@@ -140,13 +176,14 @@ def test_nothing_is_left_when_the_task_is_killed_with_9(tmp_path):
     until(lambda: all(is_gone(process) for process in processes))
 
 
-def test_nothing_is_left_when_airflows_worker_is_killed_with_9(tmp_path):
+def test_nothing_is_left_when_airflows_worker_is_killed_with_9(warm, tmp_path):
     """The worker is the task's parent; the task then hears of it as a SIGTERM."""
     inner = (
-        "import os, signal, sys\n"
+        "import os, signal\n"
+        "from pathlib import PosixPath\n"
         "from lumos.host.process import Command, die_with_supervisor\n"
-        f"it = Command([sys.executable, {PRETEND!r}, 'family', {str(tmp_path)!r}], "
-        "environment=os.environ)\n"
+        f"it = Command([*{MODULE!r}, 'family', {str(tmp_path)!r}], "
+        f"environment=os.environ, warm={warm!r})\n"
         "signal.signal(signal.SIGTERM, lambda *_: it.stop())\n"
         "with die_with_supervisor():\n"
         "    it.run(lambda level, line: None)\n"
@@ -154,12 +191,47 @@ def test_nothing_is_left_when_airflows_worker_is_killed_with_9(tmp_path):
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     worker = subprocess.Popen(
         [sys.executable, "-c", outer],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "plugins")},
+        env=child_environment(os.environ),
     )
     processes = family(tmp_path)
     worker.kill()
     worker.wait()
     until(lambda: all(is_gone(process) for process in processes))
+
+
+def facts(warm: Path | None, **changes: str) -> dict[str, Any]:
+    """What a process says of itself."""
+    lines: list[str] = []
+    environment = {**child_environment(os.environ), **changes}
+    command = Command([*MODULE, "process", "x y"], environment=environment, warm=warm)
+    ended = command.run(lambda _, line: lines.append(line))
+    assert lines == ["the end of the process"]
+    return ended.report
+
+
+def test_a_fork_is_as_a_process_of_its_own_but_for_what_is_imported(warm_folder):
+    own, fork = facts(None, MINE="1"), facts(warm_folder, MINE="1")
+    assert (own.pop("modules"), fork.pop("modules")) == ([], ["mlflow", "torch"])
+    assert [shlex.join(own.pop("title"))] == fork.pop("title")
+    assert fork == own
+
+
+@pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "PYTHONHASHSEED", "MLFLOW_TRACKING_URI"])
+def test_what_is_read_when_libraries_are_loaded_must_be_equal_or_it_is_no_fork(
+    warm_folder, variable
+):
+    assert facts(warm_folder, **{variable: "3"})["modules"] == []
+
+
+def test_without_a_warm_process_or_in_a_folder_open_to_others_a_verb_starts_its_own(
+    warm_folder, tmp_path
+):
+    assert facts(tmp_path / "nothing")["modules"] == []
+    warm_folder.chmod(0o755)
+    try:
+        assert facts(warm_folder)["modules"] == []
+    finally:
+        warm_folder.chmod(0o700)
 
 
 def test_torchrun_hands_on_what_its_rank_ended_with():

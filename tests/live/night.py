@@ -1,5 +1,6 @@
 """Days and runs of the one real Airflow, and what tests do with them."""
 
+import contextlib
 import datetime as dt
 import shutil
 import threading
@@ -33,20 +34,6 @@ _OWN_DAGS = Path(__file__).parent / "dags"
 NUM_SHARDS = 16  # so many commits that one can be in between
 
 
-def backfill(airflow: LocalAirflow, dag_id: str, date: dt.date) -> Run:
-    """As the UI makes one: a call, where the command takes seconds to start."""
-    day = f"{date}T00:00:00Z"
-    body = {"dag_id": dag_id, "from_date": day, "to_date": day}
-    airflow.call("POST", "/backfills", json=body)
-    found = airflow.call(
-        "GET",
-        f"/dags/{dag_id}/dagRuns",
-        params={"logical_date_gte": day, "logical_date_lte": day, "run_type": "backfill"},
-    )
-    (run,) = found["dag_runs"]
-    return Run(dag_id, run["dag_run_id"], date)
-
-
 def finish(airflow: LocalAirflow, runs: Sequence[Run]) -> list[TaskState]:
     """Wait until all succeeded; on a failure show the log of the task at fault."""
     states = airflow.wait(runs, timeout_seconds=PATIENCE_SECONDS)
@@ -78,17 +65,17 @@ def rows(settings: Settings, table: str, date: dt.date) -> pa.Table:
 
 
 def kill_amid_its_shards(world: World, killed: threading.Event) -> None:
-    """Send -9 to the score process of this lake once it has committed, but not all it will."""
+    """Send -9 to the score process of this Airflow once it has committed, but not all it will."""
     log_folder = Path(table_uri(world.settings, load(world.recipe_name), "forecasts"))
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not list((log_folder / "_delta_log").glob("*1.json")) and time.monotonic() < deadline:
         time.sleep(0.002)
-    for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [])[1:4] != ["-m", "lumos", "score"]:
-            continue
-        if process.environ().get("LUMOS_HOME") == str(world.home):
-            process.kill()
-            killed.set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command = " ".join(process.cmdline())
+            if " -m lumos score " in command and "guard.py" not in command:
+                process.kill()
+                killed.set()
 
 
 def published_without_airflow(airflow: LocalAirflow, world: World, home: Path) -> pa.Table:

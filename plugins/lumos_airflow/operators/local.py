@@ -10,6 +10,7 @@ from typing import Any
 from airflow.sdk import Context
 
 from lumos.host.process import Command, child_environment, die_with_supervisor
+from lumos.settings import Settings
 from lumos_airflow.links.experiment import ExperimentPageLink
 from lumos_airflow.links.monitor import MonitorPageLink
 from lumos_airflow.operators.verb import VerbOperator
@@ -44,7 +45,9 @@ class LocalVerbOperator(VerbOperator):
         self.log.info("business date %s, recipe %s", self.date, self.recipe)
         argv = [*self.launcher(), *self.arguments]
         self.log.info("running %s", shlex.join(argv))
-        self._command = Command(argv, environment=child_environment(os.environ, self.env))
+        environment = child_environment(os.environ, self.env)
+        warm = Settings.from_environment().warm_verbs
+        self._command = Command(argv, environment=environment, warm=warm)
         started = time.monotonic()
         with die_with_supervisor():
             ended = self._command.run(self.log.log)
@@ -58,16 +61,8 @@ class LocalVerbOperator(VerbOperator):
             self._command.stop()
 
 
-class LocalTrainOperator(LocalVerbOperator):
-    """``torchrun -m lumos train`` on this machine, as many ranks as the recipe asks for."""
-
-    def launcher(self) -> list[str]:
-        """Torchrun instead of plain python."""
-        return _torchrun(self.recipe_processes())
-
-
-class LocalScoreOperator(LocalVerbOperator):
-    """``lumos score`` on this machine: under torchrun where the recipe asks for several ranks."""
+class LocalRanksOperator(LocalVerbOperator):
+    """A verb on this machine under torchrun, where the recipe asks for several ranks."""
 
     def launcher(self) -> list[str]:
         """Torchrun instead of plain python, if there is more than one rank."""
