@@ -27,7 +27,7 @@ NEXT_DAYS = 2
 # less. One process leaves a core to the verbs beside it.
 TRAINING = ("training.epochs=10", "training.processes=1")
 _PATIENCE_SECONDS = 1800
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 2.0
 
 
 class StoryFailed(Exception):
@@ -94,6 +94,7 @@ class _Story:
         self.last = date + dt.timedelta(days=NEXT_DAYS)
         self.jobs: list[Job] = []
         self.runs: list[Run] = []
+        self._over: dict[Run, list[TaskState]] = {}
 
     def tables(self) -> Run:
         """Train on a year; beside it all of three days that needs no model. Gives the training."""
@@ -104,7 +105,7 @@ class _Story:
         self._until([aggregation])
         self._trigger("data_quality")
         self._trigger("ab_metrics")
-        self.jobs.append(_verb(self.airflow, "land", self.last, self.watch))
+        self.jobs.append(_verb(self.airflow, "land", self.last, self.watch, f"--days={NEXT_DAYS}"))
         for dag_id in TABLE_DAGS:
             self._backfill(dag_id)
         return retraining
@@ -119,10 +120,7 @@ class _Story:
     def _backfill(self, dag_id: str) -> None:
         """The two next days, as an operator would catch up after a night off."""
         first = self.date + dt.timedelta(days=1)
-        self.watch.say(
-            f"airflow backfill create --dag-id {dag_id} --from-date {first} "
-            f"--to-date {self.last} --reprocess-behavior completed"
-        )
+        self.watch.say(f"backfill {dag_id} from {first} to {self.last}")
         self.runs += self.airflow.backfill(dag_id, first, self.last)
 
     def _trigger(self, dag_id: str, **conf: int | list[str]) -> Run:
@@ -136,7 +134,7 @@ class _Story:
         until = time.monotonic() + _PATIENCE_SECONDS
         while time.monotonic() < until:
             self.airflow.check_alive()
-            tasks = self.airflow.tasks(self.runs)
+            tasks = self._tasks()
             self.watch.show(tasks)
             _fail_on(self.airflow, tasks)
             mine = [task for task in tasks if task.run in set(runs)]
@@ -145,6 +143,16 @@ class _Story:
             time.sleep(_POLL_SECONDS)
         msg = f"the DAG runs did not end within {_PATIENCE_SECONDS} s; see {self.airflow.url}"
         raise StoryFailed(msg)
+
+    def _tasks(self) -> list[TaskState]:
+        """All tasks; runs that have ended are not asked for again, which costs Airflow a query."""
+        found = []
+        for run in self.runs:
+            tasks = self._over.get(run) or self.airflow.tasks([run])
+            if tasks and all(task.is_over for task in tasks):
+                self._over[run] = tasks
+            found += tasks
+        return found
 
     def collect(self) -> list[Job]:
         """All jobs with what they reported."""
@@ -191,12 +199,13 @@ def _fail_on(airflow: LocalAirflow, tasks: Sequence[TaskState]) -> None:
             raise StoryFailed(msg)
 
 
-def _verb(airflow: LocalAirflow, verb: str, date: dt.date, watch: Watch) -> Job:
+def _verb(airflow: LocalAirflow, verb: str, date: dt.date, watch: Watch, *options: str) -> Job:
     """A verb at the command line, as a person would, beside Airflow."""
-    watch.say(f"lumos {verb} --date {date}")
+    arguments = [verb, f"--date={date}", *options]
+    watch.say(f"lumos {' '.join(arguments)}")
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "lumos", verb, f"--date={date}"],
+        [sys.executable, "-m", "lumos", *arguments],
         env=airflow.environment,
         capture_output=True,
         text=True,

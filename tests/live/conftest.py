@@ -29,7 +29,6 @@ from tests.live.night import (
     LONG_AGO,
     NEXT_DAY,
     NUM_SHARDS,
-    backfill,
     dag_folder,
     finish,
     kill_amid_its_shards,
@@ -119,7 +118,7 @@ def begun(airflow: LocalAirflow, live_world: World) -> dict[str, Run]:
     found["retraining"] = airflow.trigger("retraining", date=live_world.date, conf=few)
     (found["daily_aggregation"],) = airflow.backfill("daily_aggregation", NEXT_DAY, NEXT_DAY)
     for dag_id in ("data_quality", "ab_metrics"):
-        found[dag_id] = backfill(airflow, dag_id, NEXT_DAY)
+        (found[dag_id],) = airflow.backfill(dag_id, NEXT_DAY, NEXT_DAY)
     # Of a day without a single row; its DAG's other run goes first.
     found["long_ago"] = airflow.trigger("daily_aggregation", date=LONG_AGO, conf={"days": 3})
     return found
@@ -155,6 +154,10 @@ def published(
 @pytest.fixture(scope="package")
 def next_day(airflow: LocalAirflow, begun: dict[str, Run], published) -> list[Run]:
     """All daily DAGs of the day after, backfilled: these two needed a champion."""
-    late = [backfill(airflow, dag_id, NEXT_DAY) for dag_id in ("batch_scoring", "embedding")]
+    late = [
+        run
+        for dag_id in ("batch_scoring", "embedding")
+        for run in airflow.backfill(dag_id, NEXT_DAY, NEXT_DAY)
+    ]
     early = [begun[name] for name in ("daily_aggregation", "data_quality", "ab_metrics")]
     return [*early, *late]
