@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from lumos.aggregate.facts import Days
 from lumos.config import Recipe
-from lumos.delta import open_table, predicate, replace
+from lumos.delta import open_table, predicate, read, replace
 from lumos.ledger import READY, Entry
 from lumos.settings import Settings
 from lumos.tables import Table, table_uri, tables
@@ -110,6 +110,8 @@ def put_back(
 ) -> None:
     """Write again what other runs know of these days, for each day the latest that holds it.
 
+    Columns that came later than a run stay null on its days.
+
     Args:
         spark: The session.
         request: Whose lake and recipe.
@@ -117,13 +119,22 @@ def put_back(
         days: The days that this run has written.
         runs: Ready ledger entries of the table that know better.
     """
-    uri = table_uri(request.settings, request.recipe, name)
+    uri, table = table_uri(request.settings, request.recipe, name), tables(request.recipe)[name]
     column = DAY_COLUMN[name]
     for entry, part in owners(days, runs):
+        if count_rows(uri, entry.version, part if table.partition else None) <= SMALL_ROWS:
+            where = predicate(**{column: (part.first, part.last)})
+            rows = read(uri, version=entry.version, where=where)
+            assert rows is not None
+            for later in table.arrow_schema(request.recipe):
+                if later.name not in rows.column_names:
+                    none = pa.nulls(rows.num_rows, later.type)
+                    rows = rows.append_column(later.with_nullable(True), none)
+            replace(uri, rows.select(table.column_names), where=where)
+            continue
         old = spark.read.format("delta").option("versionAsOf", entry.version).load(uri)
-        # Columns that came later: these days go on saying null.
-        later = set(tables(request.recipe)[name].column_names) - set(old.columns)
-        old = old.withColumns({column: F.lit(None).cast("double") for column in later})
+        missing = set(table.column_names) - set(old.columns)
+        old = old.withColumns({name: F.lit(None).cast("double") for name in missing})
         commit(old.filter(part.hold(F.col(column))), request, name, part)
 
 
