@@ -136,3 +136,13 @@ def test_kept_memory_spares_page_faults_and_changes_no_result() -> None:
     same, many = answer(without, OMP_NUM_THREADS="1")
     assert losses == same
     assert faults < many / 2
+
+
+def test_neither_a_process_nor_what_it_starts_waits_for_huge_pages() -> None:
+    told = "[line.split()[1] for line in open('/proc/self/status') if line[:3] == 'THP']"
+    program = (
+        "import json, subprocess, sys; from lumos import compute; compute.set_up();"
+        f"child = subprocess.check_output([sys.executable, '-c', \"print({told})\"], text=True);"
+        f"print(json.dumps([*{told}, child.strip()]))"
+    )
+    assert answer(program) == ["0", "['0']"]
