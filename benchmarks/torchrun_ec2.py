@@ -1,6 +1,6 @@
 """What the EC2 operator survives, what it costs beside torchrun, and what its waits cost.
 
-``python -m benchmarks.torchrun_ec2 [--runs N] [--only storms|overhead|waits]``
+``python -m benchmarks.torchrun_ec2 [--runs N | --seeds 0 7 ...] [--only storms|overhead|waits]``
 
 * *Storms*: the tasks of the retraining DAG, each step a process that can be killed, on an AWS that
   executes (``tests/cloud``), through ``N`` seeded storms: throttled, failed, dropped and lost
@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ NUM_WAITS, WAIT_POLL_SECONDS, WAIT_SECONDS = 200, 15.0, 60.0
 OVERHEAD_POLL_SECONDS = 5.0
 
 
-def storms(runs: int) -> dict[str, Any]:
+def storms(seeds: Sequence[int]) -> dict[str, Any]:
     """Fly them in two processes side by side, and count what must not be."""
-    halves = [range(start, runs, 2) for start in (0, 1)]
+    halves = [seeds[start::2] for start in (0, 1)]
     flying = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.torchrun_ec2", "--fly", *map(str, seeds)],
@@ -83,6 +84,7 @@ def storms(runs: int) -> dict[str, Any]:
     return {
         "runs": len(verdicts),
         **{name: sum(getattr(v, name) for v in verdicts) for name in sums},
+        "struck": dict(sum((Counter(v.struck) for v in verdicts), Counter())),
         "green_runs": sum(greens),
         "median_run_s": seconds[len(seconds) // 2],
     }
@@ -262,7 +264,8 @@ def hold(path: Path) -> dict[str, Any]:
 def main() -> None:
     """Print each part's figures, and all of them as JSON last."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--runs", type=int, default=100, help="storms, of the seeds from 0 on")
+    parser.add_argument("--seeds", type=int, nargs="+", help="these storms instead")
     parser.add_argument("--only", choices=("storms", "overhead", "waits"))
     parser.add_argument("--hold", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--fly", type=int, nargs="+", help=argparse.SUPPRESS)
@@ -281,7 +284,7 @@ def main() -> None:
         found |= waits()
         print(found, flush=True)
     if given.only in (None, "storms"):
-        found |= storms(given.runs)
+        found |= storms(given.seeds or range(given.runs))
     print(json.dumps(found))
 
 

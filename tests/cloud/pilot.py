@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from tests.cloud.faults import AIRFLOW, Call
 
 _PATIENCE_SECONDS = 400.0  # two storms and a suite share the cores
 _RETRY_SECONDS = 0.2
+KILLED_WORKER, KILLED_TRIGGER = "worker killed", "trigger killed"
+TWICE, WRONG_CLOCK = "step delivered twice", "wrong clock"
 
 
 @dataclass
@@ -51,6 +54,9 @@ class Pilot:
         dag_id: Whose tasks.
         skipped: Tasks that are not flown (a wait for a table).
         rendered: The values of template fields.
+
+    Attributes:
+        struck: How often each kind of the storm did in the newest run.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Pilot:
         self._processes.set_forkserver_preload(["tests.cloud.warm"])
         self._tasks = list(steps.tasks(dag_id).values())
         self._storm, self._calls = Storm(), 0
+        self.struck = Counter[str]()
         self._workers: dict[int, Any] = {}
 
     def meet(self, call: Call, *, executed: bool) -> None:
@@ -73,12 +80,14 @@ class Pilot:
             return  # the triggerer's
         self._calls += 1
         if self._calls in self._storm.kill_worker_at:
+            self.struck[KILLED_WORKER] += 1
             for worker in workers:
                 os.kill(worker.pid, signal.SIGKILL)
 
     def fly(self, run_id: str, storm: Storm) -> dict[str, dict[str, Any]]:
         """One run of the DAG; gives each task's last outcome."""
         self._storm, self._calls = storm, 0
+        self.struck = Counter()
         outcomes: dict[str, dict[str, Any]] = {}
         failed = False
         for task in self._tasks:
@@ -133,6 +142,8 @@ class Pilot:
         self, given: dict[str, Any], folder: Path, name: str, copies: int
     ) -> dict[str, Any] | None:
         """Do a step, as often as it is delivered; the first delivery's outcome counts."""
+        self.struck[TWICE] += copies > 1
+        self.struck[WRONG_CLOCK] += given["skew_seconds"] != 0
         outs = [folder / f"{name}-{number}.json" for number in range(copies)]
         workers = [self._processes.Process(target=steps.work, args=(given, out)) for out in outs]
         for worker in workers:
@@ -146,12 +157,15 @@ class Pilot:
     def _watch(self, outcome: dict[str, Any], out: Path, until: float) -> Any:
         kills = self._storm.kill_trigger_after
         while True:
+            self.struck[WRONG_CLOCK] += self._storm.skew_seconds[1] != 0
             arguments = (outcome["path"], outcome["arguments"], self._storm.skew_seconds[1], out)
             process = self._processes.Process(target=steps.watch, args=arguments)
             process.start()
-            process.join(kills.pop() if kills else max(0.0, until - time.monotonic()))
+            is_planned = bool(kills)
+            process.join(kills.pop() if is_planned else max(0.0, until - time.monotonic()))
             if out.exists():
                 return json.loads(out.read_text())
+            self.struck[KILLED_TRIGGER] += is_planned and process.is_alive()
             process.kill()
             process.join()
             if time.monotonic() > until:

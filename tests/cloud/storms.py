@@ -1,6 +1,6 @@
 """Seeded runs of the retraining DAG in which everything goes wrong, and what must hold after each.
 
-Used by a dozen tests and by ``benchmarks.torchrun_ec2``, which flies a hundred and more.
+``benchmarks.torchrun_ec2`` flies a hundred and more of them, and a test flies four.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Verdict:
         tries: Of all tasks.
         seconds: It took.
         faults: Calls that a fault met.
+        struck: How often each kind of fault did: of calls, of processes, of machines.
     """
 
     seed: int
@@ -58,6 +60,7 @@ class Verdict:
     tries: int
     seconds: float
     faults: int
+    struck: dict[str, int]
 
     @property
     def is_sound(self) -> bool:
@@ -83,6 +86,7 @@ class Weather:
         self.folder, self._wheel = folder, wheel
         self.aws = Aws(folder / "cloud", boot_seconds=0.3, agent_seconds=0.3)
         self._exit = contextlib.ExitStack()
+        self._lost = Counter[str]()
         self.pilot: Pilot
         self.workspace: Workspace
 
@@ -133,6 +137,7 @@ class Weather:
         """One run in the weather of its seed."""
         aws, run_id = self.aws, f"storm__{seed}"
         self._forget_states()
+        self._lost.clear()
         rules = [aws.faults.add(rule) for rule in rules_of(seed)]
         known, calls = len(aws.instances()), len(aws.calls)
         over = threading.Event()
@@ -152,6 +157,7 @@ class Weather:
         states = {name: outcome["state"] for name, outcome in outcomes.items()}
         jobs = {one.tags.get("lumos:job", "") for one in aws.instances()[known:]}
         most = aws.most_running(_COMMAND)
+        met = Counter[str](call.fault for call in aws.calls[calls:] if call.fault is not None)
         return Verdict(
             seed=seed,
             states=states,
@@ -163,20 +169,19 @@ class Weather:
             launches=len(aws.instances()) - known,
             tries=sum(outcome.get("try_number", 0) for outcome in outcomes.values()),
             seconds=round(seconds, 1),
-            faults=sum(call.fault is not None for call in aws.calls[calls:]),
+            faults=met.total(),
+            struck=dict(met + self.pilot.struck + self._lost),
         )
 
     def _strike(self, seed: int, known: int, over: threading.Event) -> None:
         """Machines die while they boot or train, or are taken back."""
-        dice = random.Random(seed + 1_000_003)
-        for number in range(dice.choice((0, 1, 1, 2))):
-            kind = dice.choice(("boot", "crash", "spot", "spot"))
-            delay = 0.05 if kind == "boot" else dice.uniform(1.0, 5.0)
+        for number, (kind, delay) in enumerate(losses_of(seed)):
             while not over.is_set() and len(self.aws.instances()) <= known + number:
                 over.wait(0.05)
             if over.wait(delay):
                 return
             target = self.aws.instances()[known + number]
+            self._lost[kind] += target in self.aws.alive()
             if kind == "spot":
                 self.aws.interrupt(target.id, 4.0)
             else:
@@ -247,6 +252,16 @@ def rules_of(seed: int) -> list[Rule]:
         Rule("hide", "ec2", "DescribeInstances", first=3),
     ]
     return dice.sample(choices, dice.choice((0, 1, 1, 2, 3)))
+
+
+def losses_of(seed: int) -> list[tuple[str, float]]:
+    """How the first machines of a seed are lost, and how many seconds after their launch."""
+    dice = random.Random(seed + 1_000_003)
+    losses = []
+    for _ in range(dice.choice((0, 1, 1, 2))):
+        kind = dice.choice(("boot", "crash", "spot", "spot"))
+        losses.append((kind, 0.05 if kind == "boot" else dice.uniform(1.0, 5.0)))
+    return losses
 
 
 @contextlib.contextmanager
