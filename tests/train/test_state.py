@@ -1,4 +1,5 @@
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,25 @@ def test_a_state_comes_back_to_the_last_bit(tmp_path: Path) -> None:
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     save(tmp_path, (0, 5), (1, 0), (1, 5), (2, 0))
     assert names(tmp_path) == ["state-00001-0000005", "state-00002-0000000"]
+
+
+def test_a_state_is_on_the_disk_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure a name would stand for files that were never written."""
+    folder = tmp_path / "state-00001-0000000"
+    had_name: dict[int, bool] = {}
+    fsync = os.fsync
+
+    def recorded(number: int) -> None:
+        had_name[os.fstat(number).st_ino] = folder.exists()
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    save(tmp_path, (1, 0))
+    for path in (folder, *folder.iterdir()):
+        assert had_name.get(path.stat().st_ino) is False, path
+    assert had_name.get(tmp_path.stat().st_ino) is True
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "optimiser.safetensors", "state.json"])
