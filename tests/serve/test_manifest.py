@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -19,6 +21,7 @@ from lumos.serve.manifest import (
     TamperedScores,
     published,
     read_scores,
+    rows_of,
     valid_manifest,
 )
 from lumos.serve.publish import publish
@@ -39,6 +42,7 @@ from tests.serve.publications import (
 )
 
 DAY = dt.timedelta(days=1)
+SHORTER = override(GYM, {"publishing.valid_days": 1})
 LONGER = override(GYM, {"publishing.valid_days": 3})
 
 
@@ -121,14 +125,15 @@ def test_the_checksum_knows_the_rows_but_neither_their_order_nor_their_parts() -
 
 
 def test_taking_it_back_brings_the_publication_before_it_of_the_same_date(scored: World) -> None:
+    scored.run("publish", recipe=SHORTER)
     scored.run("publish")
     before = consumed(scored)
     scored.run("publish", recipe=LONGER)
-    assert states(scored) == ["superseded", "live"]
+    assert states(scored) == ["superseded", "superseded", "live"]
 
     report = scored.run("retract", reason="wrong validity")
 
-    assert states(scored) == ["live", "retracted"]
+    assert states(scored) == ["superseded", "live", "retracted"]
     assert manifests(scored)[-1].reason == "wrong validity"
     assert report.details["reason"] == "wrong validity"
     assert consumed(scored) == before
@@ -239,19 +244,37 @@ def test_a_publisher_that_was_overtaken_is_told_so_and_leaves_nothing(scored: Wo
     assert files(scored) == before
 
 
+def test_a_publisher_that_announces_late_does_not_replace_a_newer_publication(
+    scored: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "lumos.serve.publish.published"
+
+    def slow(*given: Any) -> Iterator[pa.Table]:
+        """Committed, but not yet announced, when another one publishes."""
+        monkeypatch.setattr(place, published)
+        scored.run("publish", recipe=LONGER)
+        return published(*given)
+
+    monkeypatch.setattr(place, slow)
+    scored.run("publish")
+
+    assert states(scored) == ["superseded", "live"]
+    assert valid_manifest(scored.settings, GYM, today=scored.date).valid_until == DATES[0] + 3 * DAY
+
+
 def test_files_that_a_dead_publisher_left_go_with_the_next_one(scored: World) -> None:
     scored.run("publish")
-    kept = files(scored)
+    scored.run("publish", recipe=LONGER)
     folder = Path(uri(scored, "scores")) / f"as_of={scored.date}"
     (folder / "part-00000-dead.zstd.parquet").write_bytes(b"half a file")
     before = consumed(scored)
 
-    scored.run("publish", recipe=LONGER)
+    scored.run("publish", recipe=SHORTER)
 
     assert "part-00000-dead.zstd.parquet" not in files(scored)
-    assert files(scored) > kept
-    scored.run("retract")
-    assert consumed(scored) == before
+    assert states(scored) == ["superseded", "superseded", "live"]
+    for manifest in manifests(scored):
+        assert rows_of(scored.settings, GYM, manifest) == before
 
 
 def test_a_change_of_manifests_is_asked_again_when_another_came_between(scored: World) -> None:

@@ -12,7 +12,8 @@ import pytest
 from lumos.config import override
 from lumos.delta import data_files, open_table, predicate, read, replace
 from lumos.ledger import require
-from lumos.serve.manifest import Checksum
+from lumos.serve.manifest import Checksum, TamperedScores
+from lumos.serve.staging import Staging
 from lumos.verbs import BadInput, GateRefused
 from tests.conftest import World
 from tests.serve.lake import DATES, contents, enter
@@ -89,6 +90,26 @@ def test_a_commit_that_no_manifest_names_is_invisible(scored: World) -> None:
     replace(uri(scored, "scores"), garbage.slice(0, 3), where=predicate(as_of=scored.date))
 
     assert consumed(scored) == before
+
+
+def test_scores_that_a_disk_lost_are_never_announced_and_a_retry_publishes_them(
+    scored: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = Staging.commit
+
+    def lossy(staging: Staging) -> int:
+        version = commit(staging)
+        (Path(staging.uri) / staging.files[0].path).unlink()
+        return version
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Staging, "commit", lossy)
+        with pytest.raises(TamperedScores, match="vacuumed"):
+            scored.run("publish")
+    assert manifests(scored) == []
+
+    scored.run("publish")
+    assert consumed(scored).num_rows == manifests(scored)[0].num_rows > 0
 
 
 def refused(world: World, match: str) -> None:
