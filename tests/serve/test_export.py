@@ -20,7 +20,7 @@ from lumos.config import Recipe, RedisStore, override
 from lumos.recipes import load
 from lumos.serve.export import Pace, edition_of, open_store
 from lumos.serve.manifest import read_scores, valid_manifest
-from lumos.serve.stores.contract import Store, StoreFailed
+from lumos.serve.stores.contract import Row, Store, StoreFailed
 from lumos.verbs import BadInput, GateRefused
 from tests.conftest import RECIPE, World, enter
 from tests.serve.stores import (
@@ -176,6 +176,25 @@ def test_what_does_not_read_back_right_is_not_served_until_written_anew(
 
     world.run("export", recipe=recipe, force=True)
     assert as_consumers_read(store, list(expected)) == expected
+
+
+@on_redis
+def test_a_store_that_holds_other_numbers_than_it_was_given_is_not_served_from(
+    world: World, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_with(served)
+    store = store_of(recipe)
+    put = type(store).put
+
+    def rounded(self: Store, edition: str, start: int, rows: list[Row], end: dt.datetime) -> None:
+        kept = [(user, {name: round(x, 3) for name, x in row.items()}) for user, row in rows]
+        put(self, edition, start, kept, end)
+
+    monkeypatch.setattr(type(store), "put", rounded)
+    with pytest.raises(GateRefused, match=r"holds (\d+) of \1 rows .* that were read back differ"):
+        world.run("export", recipe=recipe)
+
+    assert store.pointer() is None
 
 
 @on_redis
