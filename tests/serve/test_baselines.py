@@ -197,6 +197,25 @@ def test_it_answers_whatever_a_formula_asks(kind: type[Recency]) -> None:
     assert usual.mean() < mean.mean()
 
 
+def test_two_days_are_less_evidence_of_a_habit_than_eight_weeks() -> None:
+    recipe, origin = load(RECIPE), day_number(small.AS_OF) - 10
+    many, tenure = small.users(400), np.array([2, 56])
+    train = History(many, recipe).examples(range(origin - 52, origin - 9, 6), small.calendar())
+    days = np.concatenate([np.arange(origin - number, origin) + 1 for number in tenure])
+    daily_visitors = replace(
+        many.take(np.arange(2)),
+        registered=(origin + 1 - tenure).astype(np.int32),
+        columns=tuple(np.ones(len(days), np.float32) for _ in recipe.activity),
+        days=days.astype(np.int32),
+        splits=np.array([0, *np.cumsum(tenure)]),
+    )
+    later = History(daily_visitors, recipe).examples([origin], small.calendar())
+
+    new, old = Recency.fit(recipe, train).forecast(later)["visit_10d"]
+
+    assert new < old
+
+
 def test_labels_are_those_of_the_loader(registered: World) -> None:
     recipe, users = load(RECIPE), everyone(registered)
     origin = day_number(registered.date) - 10

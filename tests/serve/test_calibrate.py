@@ -17,7 +17,7 @@ from lumos.serve.calibrate import (
     fit,
     read_evaluated,
 )
-from lumos.serve.calibrators import fit_task
+from lumos.serve.calibrators import cross_fitted, fit_task, in_first_half
 from lumos.serve.logistic import sigmoid
 from lumos.serve.publish import read_scores
 from lumos.tables import table_uri
@@ -98,6 +98,18 @@ def test_outcomes_that_are_all_zero_calibrate_towards_zero_without_a_fault() -> 
     forecast = np.full(300, 4.0)
     assert 0 <= fit_task(SUM, np.zeros(300), forecast)(forecast)[0] < 1
     assert 0 < fit_task(ANY, np.zeros(300), forecast / 10)(forecast / 10)[0] < 0.1
+
+
+def test_no_user_is_calibrated_by_the_outcomes_of_their_own_half() -> None:
+    outcome, forecast = overconfident(400)
+    users = np.array([f"u{n}" for n in range(len(outcome))], object)
+    is_first = in_first_half(users)
+    turned = np.where(is_first, 1 - outcome, outcome)
+
+    before, after = (cross_fitted(ANY, each, forecast, users) for each in (outcome, turned))
+
+    assert before[is_first].tolist() == after[is_first].tolist()
+    assert not np.isclose(before[~is_first], after[~is_first]).any()
 
 
 def test_the_cross_fitted_error_sees_what_no_monotone_map_can_mend() -> None:
