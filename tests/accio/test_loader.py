@@ -28,7 +28,7 @@ from lumos.verbs import BadInput
 from tests.accio import small
 
 FIRST = day_number(small.FIRST_DAY) + 27
-LAST = FIRST + 30
+LAST = FIRST + 29
 T, F = 42, 10
 SAMPLING = Sampling(T, F, FIRST, LAST)
 EVERYONE = small.users(40)
@@ -76,6 +76,7 @@ def assert_same(a: RaggedBatch, b: RaggedBatch) -> None:
 
 def test_an_epoch_gives_every_user_that_qualifies_exactly_once(table: SequenceTable) -> None:
     in_time = EVERYONE.registered <= LAST
+    assert LAST in EVERYONE.registered  # their only origin
     assert 0 < in_time.sum() < len(EVERYONE)
     for keep, kept in ((None, in_time), (keep_most, in_time & keep_most(EVERYONE))):
         for world in (1, 2, 3):

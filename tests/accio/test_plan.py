@@ -86,8 +86,8 @@ def test_no_more_slots_are_made_than_some_rank_fills(
         assert plan.num_slots(world) * world == batch
 
 
-def test_an_epoch_has_an_order_of_its_own_and_the_same_one_again() -> None:
-    counts = [40, 40, 40]
+@pytest.mark.parametrize("counts", [[40, 40, 40], [40]])  # the shards' order, the samples' order
+def test_an_epoch_has_an_order_of_its_own_and_the_same_one_again(counts: list[int]) -> None:
     first, again, later = (
         steps_of(a_plan(counts, 2, 8, epoch), counts, 1, 0, 1) for epoch in (0, 0, 1)
     )
