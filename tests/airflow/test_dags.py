@@ -115,6 +115,11 @@ def test_republishing_is_the_only_other_way_to_force_a_publication(dags):
     assert publish.switches["force"] == "{{ params.force or params.republish }}"
 
 
+def test_scoring_waits_for_the_sequences_and_for_the_verdict_of_quality(dags):
+    prepared = dags["batch_scoring"].get_task("prepare_machine")
+    assert prepared.upstream_task_ids == {"wait_sequences", "wait_quality"}
+
+
 def test_scoring_pins_the_version_once_and_publishes_without_waiting_for_the_shadow(dags):
     dag = dags["batch_scoring"]
     assert dag.get_task("score").upstream_task_ids == {"resolve"}
