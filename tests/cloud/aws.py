@@ -216,6 +216,10 @@ class Aws:
         """What runs there now."""
         return self._processes.of(instance_id)
 
+    def command_lines(self, instance_id: str) -> list[str]:
+        """Of what runs there now."""
+        return self._processes.command_lines(instance_id)
+
     def most_running(self, pattern: str) -> dict[str, int]:
         """By the tag ``lumos:job``, the most commands that ever ran at once.
 

@@ -109,6 +109,10 @@ class Processes:
                     found.append(psutil.Process(seen.key[0]))
         return found
 
+    def command_lines(self, instance_id: str) -> list[str]:
+        """Of the same; asking a process itself fails where it has ended meanwhile."""
+        return [seen.command for seen in self.look() if seen.instance_id == instance_id]
+
     def end(self, instance_id: str, grace_seconds: float) -> None:
         """Ask, wait, then kill until nothing of the instance is left."""
         if grace_seconds and (asked := self.of(instance_id)):

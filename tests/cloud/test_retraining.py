@@ -58,9 +58,9 @@ def run(stage: Stage) -> Run:
 def training(stage: Stage) -> bool:
     """Whether ranks run on a machine."""
     return any(
-        "train" in process.cmdline()
+        "train" in line.split()
         for instance in stage.aws.alive()
-        for process in stage.aws.processes(instance.id)
+        for line in stage.aws.command_lines(instance.id)
     )
 
 

@@ -72,7 +72,7 @@ def test_a_cancel_kills_the_group_of_the_command_and_nothing_else(aws: Aws) -> N
     ssm = aws.client("ssm")
     listed = ssm.list_command_invocations(CommandId=command.id)["CommandInvocations"]
     assert [one["Status"] for one in listed] == ["Cancelled"]
-    left = [" ".join(one.cmdline()) for one in aws.processes(instance.id)]
+    left = aws.command_lines(instance.id)
     assert "sleep 301" in left
     assert "sleep 302" not in left
 
