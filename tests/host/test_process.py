@@ -139,7 +139,7 @@ def test_airflows_secrets_stay_with_airflow():
 def test_stopping_ends_every_process_even_stubborn_ones_in_sessions_of_their_own(command, tmp_path):
     running = command("family", str(tmp_path))
     found: list[Ended] = []
-    thread = threading.Thread(target=lambda: found.append(running.run(ignore)))
+    thread = threading.Thread(target=lambda: found.append(running.run(ignore)), daemon=True)
     thread.start()
     processes = family(tmp_path)
     running.stop()
@@ -151,7 +151,7 @@ def test_stopping_ends_every_process_even_stubborn_ones_in_sessions_of_their_own
 def test_nothing_is_left_when_the_verb_itself_is_killed_with_9(command, tmp_path):
     running = command("family", str(tmp_path))
     found: list[Ended] = []
-    thread = threading.Thread(target=lambda: found.append(running.run(ignore)))
+    thread = threading.Thread(target=lambda: found.append(running.run(ignore)), daemon=True)
     thread.start()
     processes = family(tmp_path)
     processes[0].kill()
