@@ -142,6 +142,18 @@ def test_only_who_has_logged_in_sees_anything(app, days):
     assert visitor(app, role="").get(PAGE).status_code == 403
 
 
+def test_who_may_not_read_one_dag_of_the_chain_sees_nothing_of_the_others(app, days, monkeypatch):
+    viewer, manager = visitor(app, "viewer"), airflow_app.get_auth_manager()
+    may_read = manager.is_authorized_dag
+    for hidden in page.DAGS:
+
+        def all_but_one(*, details=None, hidden=hidden, **asked) -> bool:
+            return details.id != hidden and may_read(details=details, **asked)
+
+        monkeypatch.setattr(manager, "is_authorized_dag", all_but_one)
+        assert viewer.get(PAGE).status_code == 403, hidden
+
+
 def test_a_viewer_reads_and_only_an_operator_acts(app, days):
     all_done(score="failed", publish="upstream_failed")
     viewer, operator = visitor(app, "viewer"), visitor(app, "op")
