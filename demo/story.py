@@ -1,7 +1,7 @@
-"""The demo as a daily operator lives it: one day with everything, then two days by backfill.
+"""The demo as a daily operator lives it: one day by hand, then two days by backfill.
 
 Training is the longest chain and needs one core. So what needs no model of the two next days,
-their tables, checks and experiments, is backfilled beside it, and their scores follow the first.
+their tables, checks and experiments, is backfilled beside it; all scores are backfilled after it.
 """
 
 import datetime as dt
@@ -107,19 +107,17 @@ class _Story:
         self._trigger("ab_metrics")
         self.jobs.append(_verb(self.airflow, "land", self.last, self.watch, f"--days={NEXT_DAYS}"))
         for dag_id in TABLE_DAGS:
-            self._backfill(dag_id)
+            self._backfill(dag_id, self.date + dt.timedelta(days=1))
         return retraining
 
     def scores(self, *, after: Run) -> None:
-        """The first day's by hand, for only now is there a champion; then the two next days'."""
+        """Of all three days, for only now is there a champion."""
         self._until([after])
-        self._until([self._trigger("batch_scoring")])
-        self._backfill("batch_scoring")
+        self._backfill("batch_scoring", self.date)
         self._until(self.runs)
 
-    def _backfill(self, dag_id: str) -> None:
-        """The two next days, as an operator would catch up after a night off."""
-        first = self.date + dt.timedelta(days=1)
+    def _backfill(self, dag_id: str, first: dt.date) -> None:
+        """The days up to the last one, as an operator would catch up after a night off."""
         self.watch.say(f"backfill {dag_id} from {first} to {self.last}")
         self.runs += self.airflow.backfill(dag_id, first, self.last)
 

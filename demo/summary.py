@@ -27,8 +27,8 @@ _AFTER = {
     "publish": ("score",),
     "report": ("publish", "measure"),
 }
-# The backfilled days land when the first is aggregated, and are scored when it is published.
-_NEXT_DAY_AFTER = {"land": "aggregate", "score": "publish"}
+# Two dates never write one table at once.
+_AFTER_THE_DAY_BEFORE = ("aggregate", "score", "publish")
 
 
 def longest_chain(jobs: Sequence[Job]) -> tuple[float, list[str]]:
@@ -36,10 +36,9 @@ def longest_chain(jobs: Sequence[Job]) -> tuple[float, list[str]]:
 
     The nodes are the verbs that ran, weighted with the seconds of their processes (from their
     start to their end, Python's and Spark's start included). The edges are what one verb needs
-    of another: within a date as in ``_AFTER``; ``aggregate`` of a date after ``aggregate`` of
-    the one before, for they write the same table; and the two backfilled days after the first
-    one, as the story tells it: they land once it is aggregated, and are scored once its scores
-    are published.
+    of another: within a date as in ``_AFTER``; what writes the tables of a date after the same
+    of the date before; and as the story tells it: the two next days land once the first one is
+    aggregated.
 
     Returns:
         The seconds of the longest path, and its verbs in order.
@@ -63,11 +62,10 @@ def longest_chain(jobs: Sequence[Job]) -> tuple[float, list[str]]:
 def _needs(verb: str, date: dt.date, dates: Sequence[dt.date]) -> list[tuple[str, dt.date]]:
     nodes = [(other, date) for other in _AFTER.get(verb, ())]
     if date != dates[0]:
-        if verb in _NEXT_DAY_AFTER:
-            nodes.append((_NEXT_DAY_AFTER[verb], dates[0]))
         # One landing brings all the days that follow the first.
+        nodes += [("aggregate", dates[0])] if verb == "land" else []
         nodes += [("land", dates[-1])] if verb == "aggregate" else []
-        nodes += [("aggregate", date - dt.timedelta(days=1))] if verb == "aggregate" else []
+        nodes += [(verb, date - dt.timedelta(days=1))] if verb in _AFTER_THE_DAY_BEFORE else []
     return nodes
 
 
