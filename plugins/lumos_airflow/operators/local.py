@@ -55,9 +55,12 @@ class LocalVerbOperator(VerbOperator):
         return self.conclude(context, ended)
 
     def on_kill(self) -> None:
-        """Marked failed, timed out or terminated: end every process of the verb."""
+        """Marked failed, timed out or terminated: end every process of the verb.
+
+        Called by a signal's handler, amid whatever the task does. So it logs nothing: a handler
+        that interrupts a log line would wait for that line's lock for ever.
+        """
         if self._command is not None:
-            self.log.warning("killed: ending lumos %s and everything it started", self.verb)
             self._command.stop()
 
 
