@@ -100,6 +100,12 @@ def test_each_bucket_is_one_file_sorted_by_user_and_strangers_wait_in_quarantine
     assert '"user_id":"7"' in row["row"]
     assert '"num_days":2' in row["row"]
 
+    aggregated.land("orders", [order(72, 0, amount=-1.0)])
+    aggregated.aggregate()
+    rejected = aggregated.rows("quarantine")
+    assert "negative amount" in {other["reason"] for other in rejected}
+    assert row in rejected, "what another verb has rejected of the day stays"
+
 
 def test_a_gap_is_refused_with_the_very_command_that_fills_it(aggregated: Shop) -> None:
     aggregated.land("orders", [order(80, 9)])
