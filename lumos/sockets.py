@@ -44,10 +44,10 @@ def bound(folder: Path) -> socket.socket:
 
 
 def connected(folder: Path, *, patience_seconds: float) -> socket.socket:
-    """A connection to whoever listens in ``folder``.
+    """A connection to the process that listens in ``folder``.
 
     Raises:
-        OSError: Nobody does, or others than this user can reach the folder.
+        OSError: No process does, or others than this user can reach the folder.
     """
     if not is_private(folder):
         raise PermissionError(f"{folder} is open to other users")

@@ -34,7 +34,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def die_with_guard() -> None:
-    """Of the command: whatever ends its guard ends it as well."""
+    """Called in the command's process: it ends when its guard does, even by kill -9."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

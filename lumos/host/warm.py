@@ -7,7 +7,7 @@ on a Unix socket in ``FOLDER``. A task (:mod:`lumos.host.process`) sends the arg
 process becomes the guard of another one, in which the module runs as ``__main__``. The guard's
 rules are those of :mod:`lumos.host.guard`; the end of the connection is the end of the task.
 
-No module of LUMOS or of an adopter is kept: a fork imports them anew, as an own process would.
+No module of LUMOS or of an adopter is kept: a fork imports them itself, as an own process would.
 What libraries read of the environment when they are imported must be equal, or the answer is no.
 """
 

@@ -41,7 +41,7 @@ def tracking_server(folder: Path) -> Iterator[str]:
             *("--artifacts-destination", str(folder / "artifacts")),
         ],
         folder=folder,
-        # Without its eight workers for jobs that nobody here starts.
+        # Without its eight workers for jobs, which no test starts.
         environment={
             **os.environ,
             "MLFLOW_DISABLE_TELEMETRY": "true",

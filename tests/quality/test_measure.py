@@ -34,7 +34,7 @@ def verdicts(found, verdict):
 
 @pytest.fixture(scope="module", params=["held here", "left to Spark"])
 def faulty(spark, request):
-    """The same is found whoever is asked."""
+    """Both ways must find the same."""
     good = [active_row(f"u{n}", DATE) for n in range(20)]
     bad = [
         active_row("a", DATE, visited=2.0),

@@ -57,8 +57,8 @@ class LocalVerbOperator(VerbOperator):
     def on_kill(self) -> None:
         """Marked failed, timed out or terminated: end every process of the verb.
 
-        Called by a signal's handler, amid whatever the task does. So it logs nothing: a handler
-        that interrupts a log line would wait for that line's lock for ever.
+        Called by a signal's handler at any moment of the task. So it logs nothing: a handler that
+        interrupts a log line would wait for that line's lock for ever.
         """
         if self._command is not None:
             self._command.stop()
