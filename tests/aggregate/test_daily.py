@@ -176,6 +176,9 @@ def test_late_rows_and_copies_are_judged_once_whatever_runs_after(aggregated: Sh
     as_then = {(r["user_id"], r["day"]): r["num_raw_rows"] for r in shop.rows("activity", pinned)}
     assert as_then[("1", D)] == 2, "its own version holds what had landed by its date"
 
+    shop.aggregate(force=True)
+    assert active_days(shop) == before, "of two later dates the last one knows best"
+
 
 @pytest.mark.parametrize(
     ("change", "said"),
