@@ -17,6 +17,8 @@ KINDS = {
     *(KILLED_WORKER, KILLED_TRIGGER, TWICE, WRONG_CLOCK),
     *("boot", "crash", "spot"),
 }
+ENDING_A_TRY = (KILLED_WORKER, "boot", "crash", "spot")
+TRIES = 3  # of a task: one, and the two retries of every DAG
 
 
 @pytest.mark.timeout(900)
@@ -34,7 +36,10 @@ def test_no_machine_no_lie_no_lost_state_no_second_command_after_any_storm():
     assert found["runs"] == len(SEEDS)
     must_not_be = ("orphans", "false_successes", "lost_checkpoints", "double_commands")
     assert {name: found[name] for name in must_not_be} == dict.fromkeys(must_not_be, 0), done.stdout
-    # What was counted was there: commands at work, faults that struck, and most runs came through.
-    assert found["commands"] >= len(SEEDS)
+    # What was counted was there: commands at work, and each kind of fault.
+    assert found["commands"] >= len(SEEDS) / 2
     assert set(found["struck"]) == KINDS, done.stdout
-    assert found["green_runs"] > len(SEEDS) / 2, done.stdout
+    for run in map(json.loads, done.stdout.splitlines()[:-1]):
+        # Which task a loss meets depends on the load; with fewer losses than tries none can fail.
+        losses = sum(run["struck"].get(kind, 0) for kind in ENDING_A_TRY)
+        assert losses >= TRIES or set(run["states"].values()) == {"success"}, run
