@@ -33,6 +33,8 @@ T, F = 42, 10
 SAMPLING = Sampling(T, F, FIRST, LAST)
 EVERYONE = small.users(40)
 LANES = 6
+# More windows than a pipe takes, so that no worker is done before the training has asked for them.
+MANY = replace(SAMPLING, windows_per_user=100)
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +272,7 @@ def test_a_worker_of_a_training_holds_no_torch(table: SequenceTable) -> None:
 
     ours = psutil.Process()
     before = set(ours.children())
-    batches = iter(accio(table, keep=Split(0.2, 0, LAST), num_workers=1, batch_size=1))
+    batches = iter(accio(table, MANY, keep=Split(0.2, 0, LAST), num_workers=1, batch_size=1))
     next(batches)
     (worker,) = set(ours.children()) - before
     assert has_torch(ours)
@@ -295,13 +297,13 @@ def test_what_stops_a_worker_stops_the_training_with_its_reason(
 def test_a_worker_that_is_killed_is_missed_and_one_that_is_left_ends(table: SequenceTable) -> None:
     ours = psutil.Process()
     before = set(ours.children())
-    batches = iter(accio(table, num_workers=1, batch_size=1))
+    batches = iter(accio(table, MANY, num_workers=1, batch_size=1))
     next(batches)
     (worker,) = set(ours.children()) - before
     worker.kill()
     with pytest.raises(WorkerDied, match="exit code -9; -9 mostly means that memory ran out"):
         list(batches)
-    left = iter(accio(table, num_workers=2, batch_size=1))
+    left = iter(accio(table, MANY, num_workers=2, batch_size=1))
     next(left)
     workers = set(ours.children()) - before
     assert len(workers) == 2
@@ -311,10 +313,10 @@ def test_a_worker_that_is_killed_is_missed_and_one_that_is_left_ends(table: Sequ
 
 def test_a_worker_does_not_outlive_a_training_that_was_killed(table: SequenceTable) -> None:
     script = (
-        "from tests.accio.test_loader import SequenceTable, accio, psutil\n"
+        "from tests.accio.test_loader import MANY, SequenceTable, accio, psutil\n"
         "from lumos.accio import Columns\n"
         f"loader = accio(SequenceTable.open({table.uri!r}, Columns(('minutes',))), "
-        "num_workers=1, batch_size=1)\n"
+        "MANY, num_workers=1, batch_size=1)\n"
         "batches = iter(loader); next(batches)\n"
         "print(psutil.Process().children()[0].pid, flush=True); input()"
     )
