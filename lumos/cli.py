@@ -89,6 +89,7 @@ _DAYS = Flag(
 _EXPERIMENT = Flag(
     "experiment", str, None, "its name in the recipe (default: every one that has started)"
 )
+_REASON = Flag("reason", str, None, "why: kept in the table `audit`")
 _MODEL = Flag("model", str, None, "registry version (default: the champion)")
 
 VERBS: Mapping[str, Verb] = {
@@ -124,9 +125,13 @@ VERBS: Mapping[str, Verb] = {
         (Flag("model", str, None, "registry version (default: the challenger)"),),
     ),
     "promote": Verb(
-        "lumos.serve.registry:promote", "make the challenger champion, or refuse (exit 3)"
+        "lumos.serve.registry:promote",
+        "make the challenger champion, or refuse (exit 3)",
+        (_REASON,),
     ),
-    "rollback": Verb("lumos.serve.registry:rollback", "make the previous champion champion again"),
+    "rollback": Verb(
+        "lumos.serve.registry:rollback", "make the previous champion champion again", (_REASON,)
+    ),
     "resolve": Verb(
         "lumos.serve.registry:resolve", "say which versions a run is to use, once", (_MODEL,)
     ),
@@ -146,7 +151,7 @@ VERBS: Mapping[str, Verb] = {
         "lumos.serve.retract:retract",
         "take back what was published for --date; readers get the previous publication",
         (
-            Flag("reason", str, None, "why, for whoever asks later"),
+            _REASON,
             Flag("version", _whole(0, 10**9 - 1), None, "which (default: the date's newest)"),
         ),
         takes_future=True,  # a clock that was wrong may have published one
@@ -209,6 +214,7 @@ VERBS: Mapping[str, Verb] = {
         (
             Flag("user", str, None, "whose; may be given again and again", is_repeated=True),
             Flag("dry-run", bool, False, "say what there is of them, and change nothing"),
+            _REASON,
         ),
         needs_date=False,
     ),

@@ -290,6 +290,25 @@ def replace(
     return DeltaTable(uri).version()
 
 
+def append(uri: str, rows: pa.Table) -> None:
+    """Add rows to a table, in one commit; create it if missing.
+
+    Raises:
+        CommitFailedError: Others were faster, again and again.
+    """
+    for attempt in range(_COMMIT_ATTEMPTS):
+        try:
+            if open_table(uri) is None:
+                DeltaTable.create(uri, rows.schema, mode="ignore")
+            write_deltalake(uri, rows, mode="append", writer_properties=_properties(rows.schema))
+        except CommitFailedError:
+            if attempt == _COMMIT_ATTEMPTS - 1:
+                raise
+            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
+        else:
+            return
+
+
 def _properties(schema: pa.Schema) -> WriterProperties:
     plain = ColumnProperties(dictionary_enabled=False)
     return WriterProperties(

@@ -35,6 +35,7 @@ class Settings(BaseModel):
     cloud: Path | None = None
     spark_pool: Path | None = None
     warm_verbs: Path | None = None
+    actor: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -57,6 +58,7 @@ class Settings(BaseModel):
             cloud=_path(given.get("LUMOS_CLOUD")),
             spark_pool=_path(given.get("LUMOS_SPARK_POOL")),
             warm_verbs=_path(given.get("LUMOS_WARM_VERBS")),
+            actor=given.get("LUMOS_ACTOR") or "",
             sql_root=Path(given.get("LUMOS_SQL") or shipped_sql()).absolute(),
         )
 

@@ -5,77 +5,19 @@ Spark rooms and torch rooms meet only here: both write by these declarations, Sp
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-import pyarrow as pa
 
 from lumos.config import Recipe
+from lumos.declared import Table, TableColumn
+from lumos.experiment_tables import EXPERIMENTS
+from lumos.records import ALERTS, RECORDS
 from lumos.settings import Settings
 
-_ARROW = {
-    "string": pa.string(),
-    "boolean": pa.bool_(),
-    "smallint": pa.int16(),
-    "int": pa.int32(),
-    "bigint": pa.int64(),
-    "float": pa.float32(),
-    "double": pa.float64(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-    "array<float>": pa.list_(pa.float32()),
-}
+__all__ = ["ALERTS", "ROW_GROUP_USERS", "Table", "TableColumn", "alerts_uri", "raw_uri",
+           "table_uri", "tables"]  # fmt: skip
 
 # Users a Parquet row group of `sequences`: what the loader reads at a time. Fewer cost storage and
 # calls, more cost the loader memory and mixing (docs/accio.md).
 ROW_GROUP_USERS = 1024
-
-
-@dataclass(frozen=True)
-class TableColumn:
-    """A column: Spark SQL type, unit and meaning; ``day`` values are dates in the recipe's zone."""
-
-    name: str
-    type: str
-    unit: str = ""
-    description: str = ""
-    nullable: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A contract table. No two rows share ``key``; ``owner`` is the verb that writes it."""
-
-    name: str
-    key: tuple[str, ...]
-    partition: tuple[str, ...]
-    owner: str
-    columns: tuple[TableColumn, ...]
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        """Names in declared order."""
-        return tuple(column.name for column in self.columns)
-
-    def ddl(self) -> str:
-        """Columns as Spark SQL DDL, for ``createDataFrame`` and ``CREATE TABLE``."""
-        return ", ".join(f"{column.name} {column.type}" for column in self.columns)
-
-    def arrow_schema(self, recipe: Recipe | None = None) -> pa.Schema:
-        """The same as an Arrow schema; only tables of all recipes need none."""
-        days = pa.list_(pa.struct(_day_fields(recipe))) if recipe else None
-        return pa.schema(
-            [
-                pa.field(column.name, _ARROW.get(column.type, days), column.nullable)
-                for column in self.columns
-            ]
-        )
-
-
-def _day_fields(recipe: Recipe) -> list[pa.Field]:
-    return [
-        pa.field("day", pa.int16()),
-        *(pa.field(column.name, pa.float32()) for column in recipe.activity),
-    ]
 
 
 def _days_type(recipe: Recipe) -> str:
@@ -342,207 +284,10 @@ def tables(recipe: Recipe) -> Mapping[str, Table]:
                 column("centroid", "array<float>"),
             ),
         ),
-        Table(
-            "experiments",
-            ("experiment",),
-            ("experiment",),
-            "assign",
-            (
-                column("experiment", "string"),
-                column("frozen_on", "date", "business day", "from here on it is held to"),
-                column("assigned_until", "date", "business day", "last day users were assigned"),
-                column("declaration", "string", "JSON", "its file, whole"),
-                column("selects", "string", "JSON", "digests of the SELECTs that it names"),
-            ),
-        ),
-        Table(
-            "exposures",
-            ("experiment", "user_id"),
-            ("experiment",),
-            "assign",
-            (
-                column("experiment", "string"),
-                column("user_id", "string"),
-                column("variant", "string"),
-                column("exposed_on", "date", "business day", "first day in the experiment"),
-                column("excluded", "string", "", "why the user is not counted", nullable=True),
-            ),
-        ),
-        Table(
-            "outcomes",
-            ("experiment", "day", "variant"),
-            ("experiment", "day"),
-            "measure",
-            (
-                column("experiment", "string"),
-                column("day", "date", "business day"),
-                column("variant", "string"),
-                column("num_users", "bigint", "users", "exposed on or before the day"),
-                column("num_new", "bigint", "users", "exposed on the day"),
-                column("num_active", "bigint", "users", "daily active users"),
-                column("cost", "double", "", "of offers; null: no such column", nullable=True),
-            ),
-        ),
-        Table(
-            "moments",
-            ("experiment", "as_of", "metric", "segment", "variant", "left", "right"),
-            ("experiment", "as_of"),
-            "measure",
-            (
-                column("experiment", "string"),
-                column("as_of", "date", "business day"),
-                column("metric", "string"),
-                column("segment", "string", "", "all, or an attribute and its value"),
-                column("variant", "string"),
-                column("left", "string", "", "one, numerator, denominator or a covariate"),
-                column("right", "string"),
-                column("value", "double", "", "sum over users of left x right"),
-            ),
-        ),
-        Table(
-            "effects",
-            ("experiment", "as_of", "metric", "segment", "variant", "adjust"),
-            ("experiment", "as_of"),
-            "measure",
-            (
-                column("experiment", "string"),
-                column("as_of", "date", "business day"),
-                column("metric", "string"),
-                column("role", "string", "", "primary | secondary | guardrail"),
-                column("direction", "string", "", "up | down: which is good"),
-                column("segment", "string", "", "all, or an attribute and its value"),
-                column("variant", "string", "", "the treatment; the first variant is the control"),
-                column("adjust", "string", "", "none | pre_period | forecast | both"),
-                column("is_declared", "boolean", "", "the adjustment that the declaration names"),
-                column("num_control", "bigint", "users"),
-                column("num_treatment", "bigint", "users"),
-                column("srm_p_value", "double", "", "sample-ratio check"),
-                column("control", "double", "", "mean or ratio; null: hidden", nullable=True),
-                column("treatment", "double", "", "mean or ratio", nullable=True),
-                column("effect", "double", "", "treatment - control", nullable=True),
-                column("error", "double", "", "standard error of the effect", nullable=True),
-                column("relative", "double", "share", nullable=True),
-                column("variance_reduction", "double", "share", "by adjusting", nullable=True),
-                column("rule", "string", "", "group_sequential | always_valid | fixed | none"),
-                column("low", "double", "", "of the effect, by the rule", nullable=True),
-                column("high", "double", nullable=True),
-                column("relative_low", "double", "share", nullable=True),
-                column("relative_high", "double", "share", nullable=True),
-                column("p_value", "double", "", "by the rule", nullable=True),
-                column("p_adjusted", "double", "", "among all secondary metrics", nullable=True),
-            ),
-        ),
-        Table(
-            "looks",
-            ("experiment", "as_of", "variant"),
-            ("experiment",),
-            "measure",
-            (
-                column("experiment", "string"),
-                column("as_of", "date", "business day"),
-                column("variant", "string"),
-                column("day", "int", "", "of the experiment, from 1"),
-                column("srm_p_value", "double"),
-                column(
-                    "effect",
-                    "double",
-                    "",
-                    "of the primary metric, as known then; null: hidden, or without variance",
-                    nullable=True,
-                ),
-                column("error", "double", "", "its standard error", nullable=True),
-                column("relative", "double", "share", nullable=True),
-                column("information", "double", "", "1 / relative error squared", nullable=True),
-                column("low", "double", "", "by the bound of the look", nullable=True),
-                column("high", "double", nullable=True),
-                column("alpha_spent", "double", "", "by this look, in all", nullable=True),
-                column("bound", "double", "", "what |z| had to reach", nullable=True),
-                column(
-                    "p_value",
-                    "double",
-                    "",
-                    "over this look and all before, up to the first that crossed",
-                    nullable=True,
-                ),
-                column("is_crossed", "boolean", "", "the bound, at this look or one before"),
-                column("advice", "string", "", "what was advised then"),
-                column("inputs", "string", "JSON", "table versions that it was made from"),
-            ),
-        ),
-        Table(
-            "histograms",
-            ("day", "table", "column", "bin"),
-            ("table", "day"),
-            "monitor",
-            (
-                column("day", "date", "business day"),
-                column("table", "string"),
-                column("column", "string"),
-                column("bin", "int", "", "of lumos.monitor.histograms; empty ones are left out"),
-                column("num_rows", "bigint", "rows", "of active users, with a value in the bin"),
-                column("source_version", "bigint", "", "Delta version of the table counted"),
-            ),
-        ),
-        Table(
-            "metrics",
-            ("day", "job", "name", "segment"),
-            ("job", "day"),
-            "every verb",
-            (
-                column("day", "date", "business day"),
-                column("job", "string", "", "the verb that measured it"),
-                column("name", "string"),
-                column("segment", "string"),
-                column("value", "double", nullable=True),
-                column("verdict", "string", "", "ok | warning | critical | unknown | info"),
-                column("message", "string"),
-            ),
-        ),
-        Table(
-            "ledger",
-            ("table", "business_date"),
-            (),
-            "every verb that writes",
-            (
-                column("table", "string"),
-                column("business_date", "date", "business day"),
-                column("first_day", "date", "business day", "first day of the window answered for"),
-                column("version", "bigint", "Delta version"),
-                column("rows", "bigint", "rows", "rows of the window"),
-                column("verdict", "string", "", "ready | refused"),
-                column("inputs", "string", "JSON", "what it was made from, and which version"),
-                column("fingerprint", "string", "", "of the inputs, the recipe and the options"),
-                column("report", "string", "JSON", "the verb's report, to print again"),
-            ),
-        ),
+        *EXPERIMENTS,
+        *RECORDS,
     )
     return {table.name: table for table in declared}
-
-
-# One for all recipes: a run may fail because its recipe cannot be loaded.
-ALERTS = Table(
-    "alerts",
-    ("dedup_key",),
-    (),
-    "Airflow",
-    (
-        TableColumn("dedup_key", "string", "", "recipe/dag_id/business_date/name"),
-        TableColumn("first_sent", "timestamp", "", "since it is open"),
-        TableColumn("last_sent", "timestamp", "", "null: nobody could be told", nullable=True),
-        TableColumn("last_seen", "timestamp"),
-        TableColumn("count", "bigint", "occurrences", "since it is open"),
-        TableColumn("severity", "string", "", "critical | warning"),
-        TableColumn("name", "string", "", "its section in docs/runbook.md"),
-        TableColumn("dag_id", "string"),
-        TableColumn("task_id", "string", "", "empty: a missed deadline"),
-        TableColumn("run_id", "string", "", "of the last occurrence"),
-        TableColumn("business_date", "string", "", "ISO date, or unknown"),
-        TableColumn("recipe", "string", "", "as the run was given it"),
-        TableColumn("message", "string"),
-        TableColumn("state", "string", "", "open | resolved"),
-        TableColumn("url", "string", "", "of the task's log, or of the run"),
-    ),
-)
 
 
 def alerts_uri(settings: Settings) -> str:

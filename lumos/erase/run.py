@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lumos import audit
 from lumos.delta import NotPlain, data_files, open_table
 from lumos.erase.pages import naming
 from lumos.erase.pins import Move, move_audits, move_ledger, move_manifests, refuse_unfinished
@@ -69,6 +70,7 @@ def erase(request: Request) -> Report:
     if raw:
         raise BadInput(_still_landed(raw))
     refuse_unfinished(request)
+    audit.enter(request, f"users erased: {len(users)}", "no reason given")
     stores = _erase_from_stores(request, users)
     _unlink(pages)
     _erase_from_tables(request, found, users)
@@ -88,6 +90,9 @@ def _wanted(request: Request) -> Users:
     users = sorted(set(request.options["user"] or ()))
     if not users or "" in users:
         msg = "name whom to erase: lumos erase --user ID, as in `users`; --dry-run to look first"
+        raise BadInput(msg)
+    if any(user in (request.options["reason"] or "") for user in users):
+        msg = "--reason is kept, and names a user who is to be forgotten: word it without the id"
         raise BadInput(msg)
     return Users(tuple(users))
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lumos import ledger
+from lumos import audit, ledger
 from lumos.config import Recipe
 from lumos.serve.matured import matured
 from lumos.serve.metrics import Metric, write_metrics
@@ -78,6 +78,11 @@ def promote(request: Request) -> Report:
             _unset(settings, recipe, CHALLENGER)
         msg = f"version {challenger} does not become champion: {judgement.reason}"
         raise GateRefused(msg)
+    audit.enter(
+        request,
+        f"version {challenger} becomes champion, after {champion}",
+        f"no worse than the others in the evaluation up to {request.date}",
+    )
     if champion is not None:
         _set(settings, recipe, PREVIOUS, champion)
     _set(settings, recipe, CHAMPION, challenger)
@@ -212,6 +217,9 @@ def rollback(request: Request) -> Report:
             f"(champion: {champion}, previous: {previous}); one exists after two promotions"
         )
         raise BadInput(msg)
+    audit.enter(
+        request, f"version {previous} is champion again, after {champion}", "no reason given"
+    )
     if tracking.version_of(settings, recipe, CHALLENGER) == champion:
         _unset(settings, recipe, CHALLENGER)
     _set(settings, recipe, CHAMPION, previous)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from lumos import audit
 from lumos.delta import rewrite
 from lumos.serve.manifest import (
     LIVE,
@@ -43,6 +44,9 @@ def retract(request: Request) -> Report:
         now = _readers_see(request)
         return request.report(already_done=True, details={**details, "readers_see": now})
     reason = request.options.get("reason") or "no reason given"
+    audit.enter(
+        request, f"scores of {chosen.as_of}, version {chosen.scores_version}, retracted", reason
+    )
     version = rewrite(
         *table_of(request), lambda rows: _without(rows, chosen, dt.datetime.now(dt.UTC), reason)
     )

@@ -36,8 +36,17 @@ DATABRICKS = Place(
 )
 
 
-def verb_environment(settings: Settings, cloud: Cloud, place: Place, **own: str) -> dict[str, str]:
+def verb_environment(
+    settings: Settings, cloud: Cloud, place: Place, actor: str, **own: str
+) -> dict[str, str]:
     """Variables of a verb: this deployment's, the place's ``own``, and last ``[environment]``.
+
+    Args:
+        settings: The deployment's.
+        cloud: Likewise.
+        place: Where the verb runs.
+        actor: Who started the run.
+        **own: Variables by name.
 
     Raises:
         AirflowFailException: The lake or MLflow cannot be reached from there, or a password would
@@ -47,6 +56,7 @@ def verb_environment(settings: Settings, cloud: Cloud, place: Place, **own: str)
         "LUMOS_LAKE": settings.lake,
         "LUMOS_RECIPE": settings.recipe,
         "MLFLOW_TRACKING_URI": settings.mlflow_uri,
+        "LUMOS_ACTOR": actor,
         **own,
         **cloud.environment,
     }

@@ -14,6 +14,8 @@ from lumos_airflow.operators.local import (
     LocalVerbOperator,
 )
 
+from lumos.settings import Settings
+
 PRETEND = str(Path(__file__).parent.parent / "host" / "pretend.py")
 ACTIVITY = Asset(name="activity", uri="lumos://lake/activity")
 
@@ -94,6 +96,13 @@ def test_the_child_sees_none_of_airflows_settings(monkeypatch):
     seen = operator("environment").execute(context())
     assert seen["LUMOS_HOME"] == "/tmp/somewhere"
     assert not any(name.startswith("AIRFLOW__") for name in seen)
+
+
+def test_the_verb_hears_who_started_the_run():
+    seen = operator("environment", actor="kim").execute(context())
+    assert Settings.from_environment(seen).actor == "kim"
+    assert "dag_run.triggering_user_name" in operator("environment").actor
+    assert "actor" in Pretend.template_fields
 
 
 def test_killing_the_task_ends_the_verb(tmp_path):

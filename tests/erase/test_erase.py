@@ -139,6 +139,15 @@ def test_the_report_and_the_log_do_not_name_the_user(world, caplog):
     assert "003" not in report.model_dump_json().replace(str(world.home), "")
 
 
+def test_an_erasure_is_audited_by_its_number_of_users_and_never_by_their_ids(world):
+    with pytest.raises(BadInput, match="names a user who is to be forgotten"):
+        world.run("erase", user=[USER], reason=f"asked for by {USER}")
+    assert read(uri(world, "audit")) is None
+    world.run("erase", user=[USER], reason="request 17")
+    (row,) = read(uri(world, "audit")).to_pylist()
+    assert (row["verb"], row["what"], row["why"]) == ("erase", "users erased: 1", "request 17")
+
+
 def test_what_the_ledger_pins_can_be_read_and_counts_what_is_there(world):
     before = {
         (entry.table, entry.business_date): entry.rows

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from lumos.config import override
-from lumos.delta import predicate, replace, rewrite
+from lumos.delta import predicate, read, replace, rewrite
 from lumos.serve.manifest import (
     Checksum,
     Manifest,
@@ -149,6 +149,10 @@ def test_taking_it_back_twice_is_taking_it_back_once(scored: World) -> None:
     assert scored.run("retract", reason="again").already_done
 
     assert manifests(scored) == before
+    audited = read(uri(scored, "audit"), columns=["verb", "what", "why"])
+    assert audited is not None
+    what = f"scores of {scored.date}, version {before[1].scores_version}, retracted"
+    assert audited.to_pylist() == [{"verb": "retract", "what": what, "why": "no reason given"}]
     scored.run("retract", version=before[0].scores_version)
     assert states(scored) == ["retracted", "retracted"]
 

@@ -8,11 +8,12 @@ from lumos.delta import read
 from lumos.recipes import load
 from lumos.serve import registry
 from lumos.tables import table_uri
-from lumos.verbs import BadInput, GateRefused, TableWritten
+from lumos.verbs import BadInput, GateRefused, Request, TableWritten
 from tests.conftest import RECIPE, World
 from tests.serve.models import alias, crown, register
 
 RECIPE_OBJECT = load(RECIPE)
+NO_WORSE = "no worse than the others in the evaluation up to 2024-05-10"
 
 
 def judge(
@@ -156,6 +157,34 @@ def test_rollback_brings_the_previous_champion_back(registered: World) -> None:
 
     registered.run("rollback")
     assert aliases(registered) == ("2", "1", None)
+
+
+def test_who_promoted_and_rolled_back_what_and_why_is_in_the_audit(
+    registered: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_champions(registered)
+    asked = registered.request("rollback", reason="scores of students are off")
+    asked = Request.model_validate(
+        {**dict(asked), "settings": registered.settings.model_copy(update={"actor": "kim"})}
+    )
+    monkeypatch.setattr(registry, "_set", _die)
+    with pytest.raises(KeyboardInterrupt):
+        registry.rollback(asked)
+
+    rows = read(table_uri(registered.settings, RECIPE_OBJECT, "audit"))
+    assert rows is not None
+    found = rows.sort_by("at").to_pylist()
+    assert [(row["actor"].partition(":")[0], row["what"], row["why"]) for row in found] == [
+        ("system", "version 1 becomes champion, after None", NO_WORSE),
+        ("system", "version 2 becomes champion, after 1", NO_WORSE),
+        ("airflow", "version 1 is champion again, after 2", "scores of students are off"),
+    ]
+    assert found[-1]["actor"] == "airflow:kim"
+    assert aliases(registered)[:2] == ("2", "1"), "written before it was done, and nothing was"
+
+
+def _die(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_without_a_previous_champion_there_is_nothing_to_roll_back_to(registered: World) -> None:

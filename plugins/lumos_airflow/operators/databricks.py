@@ -146,7 +146,11 @@ class DatabricksVerbOperator(VerbOperator):
 
     def _submit(self, context: Context, attempt: Attempt) -> tuple[Attempt, Run]:
         environment = verb_environment(
-            Settings.from_environment(), self._cloud, DATABRICKS, LUMOS_HOME="/tmp/lumos"
+            Settings.from_environment(),
+            self._cloud,
+            DATABRICKS,
+            self.actor,
+            LUMOS_HOME="/tmp/lumos",
         )
         task = task_of(context)
         budget = dt.timedelta(hours=self.hours)

@@ -45,7 +45,7 @@ class LocalVerbOperator(VerbOperator):
         self.log.info("business date %s, recipe %s", self.date, self.recipe)
         argv = [*self.launcher(), *self.arguments]
         self.log.info("running %s", shlex.join(argv))
-        environment = child_environment(os.environ, self.env)
+        environment = child_environment(os.environ, {**self.env, "LUMOS_ACTOR": self.actor})
         warm = Settings.from_environment().warm_verbs
         self._command = Command(argv, environment=environment, warm=warm)
         started = time.monotonic()

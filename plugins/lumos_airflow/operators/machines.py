@@ -55,7 +55,7 @@ class CheckMachinesOperator(BaseOperator):
         """Ship the code, and try each machine dry."""
         with told():
             cloud = cloud_of_here()
-            verb_environment(Settings.from_environment(), cloud, MACHINE)
+            verb_environment(Settings.from_environment(), cloud, MACHINE, "")
             wheels = ship(cloud, cloud.wheels)
             hook = TorchrunEc2Hook(cloud)
             for verb in self.verbs:

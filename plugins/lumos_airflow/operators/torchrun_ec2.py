@@ -334,7 +334,7 @@ class Ec2VerbOperator(VerbOperator):
     def _environment(self) -> dict[str, str]:
         states = f"{self._cloud.root}/train"
         here = Settings.from_environment()
-        return verb_environment(here, self._cloud, MACHINE, LUMOS_STATES=states)
+        return verb_environment(here, self._cloud, MACHINE, self.actor, LUMOS_STATES=states)
 
     def processes(self, machine: Machine) -> int | None:
         """Ranks a node under torchrun; ``None``: without it."""

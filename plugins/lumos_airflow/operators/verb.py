@@ -20,11 +20,12 @@ class VerbOperator(BaseOperator):
 
     ``options`` and ``switches`` are templates by flag name; an option that renders to nothing
     is left out, a switch is given when it renders to ``True``. ``overrides`` renders to a JSON
-    list of ``KEY.PATH=VALUE``. Exit codes 1 and 75 are retried; 2 (bad input) and 3 (a gate
-    refused) fail the task at once, with the verb's own sentence.
+    list of ``KEY.PATH=VALUE``, and ``actor`` to who started the run. Exit codes 1 and 75 are
+    retried; 2 (bad input) and 3 (a gate refused) fail the task at once, with the verb's own
+    sentence.
     """
 
-    template_fields: Sequence[str] = ("date", "recipe", "options", "switches", "overrides")
+    template_fields: Sequence[str] = ("date", "recipe", "options", "switches", "overrides", "actor")
     ui_color = "#e4ecf7"
 
     def __init__(
@@ -36,6 +37,7 @@ class VerbOperator(BaseOperator):
         date: str = "{{ business_date() }}",
         recipe: str = "{{ params.recipe }}",
         overrides: str = "{{ params.settings | tojson }}",
+        actor: str = "{{ dag_run.triggering_user_name or dag_run.run_type }}",
         **kwargs: Any,  # noqa: ANN401 - BaseOperator's own
     ) -> None:
         super().__init__(**kwargs)
@@ -45,6 +47,7 @@ class VerbOperator(BaseOperator):
         self.date = date
         self.recipe = recipe
         self.overrides = overrides
+        self.actor = actor
 
     @property
     def arguments(self) -> list[str]:
