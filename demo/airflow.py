@@ -280,8 +280,12 @@ class LocalAirflow(AirflowClient):
             # On busy cores the server's first answers take longer than 5 s; without them a task is
             # given up and tried again.
             "WORKERS__EXECUTION_API_TIMEOUT": "60",
-            # DAG files do not change here; parsing them all the time costs cores.
-            "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+            # DAG files do not change here, and parsing them costs cores. But a callback that comes
+            # while its file is at work waits for the next parse (apache/airflow#13662): so long may
+            # an alert be late.
+            "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+            # One that is ended, at the default of 50 s on busy cores, is not called again.
+            "DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "300",
             "USAGE_DATA_COLLECTION__ENABLED": "False",
             **self._settings,
         }

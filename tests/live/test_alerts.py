@@ -24,7 +24,11 @@ def told(sink, name: str) -> list[str]:
 
 def test_each_trouble_is_told_once_whichever_process_notices_it(airflow, sink, begun):
     names = ("retract", "late-aa-calibration", "killed", "lost")
-    eventually(lambda: all(told(sink, name) for name in names), PATIENCE_SECONDS)
+    eventually(
+        lambda: all(told(sink, name) for name in names),
+        PATIENCE_SECONDS,
+        explain=lambda: history(airflow),
+    )
     failed = [begun[name] for name in ("retract_scores", "dies", "vanishes")]
     states = airflow.wait([*failed, begun["recovers"]], timeout_seconds=PATIENCE_SECONDS)
     assert states[begun["recovers"]] == "success"
@@ -32,7 +36,9 @@ def test_each_trouble_is_told_once_whichever_process_notices_it(airflow, sink, b
     # The callbacks of the runs find it told; that of `dies` is the only one that could tell.
     for echo in (f"retract_scores/{DAY}/retract", f"vanishes/{DAY}/lost"):
         eventually(
-            lambda echo=echo: f"{echo} was sent already" in logged(airflow), PATIENCE_SECONDS
+            lambda echo=echo: f"{echo} was sent already" in logged(airflow),
+            PATIENCE_SECONDS,
+            explain=lambda: history(airflow),
         )
     assert {name: len(told(sink, name)) for name in names} == dict.fromkeys(names, 1)
     assert len(about_that_day([json.dumps(message) for message in sink.slack])) == len(names)
@@ -60,6 +66,13 @@ def logged(airflow) -> str:
         for path in Path(airflow.airflow_home).rglob("*.log")
         if path.is_file()
     )
+
+
+def history(airflow) -> str:
+    """The lines of all logs from which it can be told where an alert was lost."""
+    about = ("ALERT", "allback", "told ", "did not take", "was sent already", "imeout", "deadline")
+    lines = [line[:400] for line in logged(airflow).splitlines() if any(a in line for a in about)]
+    return "\n".join(lines[-200:])
 
 
 def test_nothing_secret_stands_in_any_log(airflow, sink):
