@@ -4,9 +4,11 @@ Used by ``make demo``, ``make up`` and the tests. What the settings are for stan
 ``docs/operate.md`` lists folders and ports.
 """
 
+import base64
 import datetime as dt
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -262,15 +264,17 @@ class LocalAirflow(AirflowClient):
             # LUMOS_SCHEDULE=off: no run starts by itself, so nothing need start paused.
             "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            # Unset, each component makes these for itself, and they disagree: a triggerer ends at
+            # the first trigger that was encrypted with another one's.
+            "CORE__FERNET_KEY": self._fernet_keys(),
+            "API__SECRET_KEY": self._secret("session"),
+            "API_AUTH__JWT_SECRET": self._secret("jwt"),
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self._passwords_path),
             "DATABASE__SQL_ALCHEMY_CONN": self.postgres.url("airflow"),
             "API__HOST": "127.0.0.1",
             "API__PORT": str(self.port),
             # Without it tasks and links go to localhost:8080.
             "API__BASE_URL": self.url,
-            "API__SECRET_KEY": self._secret("session"),
-            # Unset, the components make one each and disagree.
-            "API_AUTH__JWT_SECRET": self._secret("jwt"),
             "LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
             # Orchestration of five tasks takes 7 s at the default of 1 s; at .2 s the scheduler's
@@ -316,6 +320,14 @@ class LocalAirflow(AirflowClient):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_private(path, secrets.token_urlsafe(24))
         return path.read_text()
+
+    def _fernet_keys(self) -> str:
+        """What encrypts connections: the key of this home, and one that Airflow made earlier."""
+        keys = [base64.urlsafe_b64encode(self._secret("fernet").encode()).decode()]
+        configured = self.airflow_home / "airflow.cfg"
+        if configured.exists():
+            keys += re.findall(r"^fernet_key = (\S+)$", configured.read_text(), re.MULTILINE)
+        return ",".join(dict.fromkeys(keys))
 
     def _write_passwords(self) -> None:
         write_private(self._passwords_path, json.dumps({"admin": self.password}))

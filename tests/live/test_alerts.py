@@ -24,11 +24,12 @@ def told(sink, name: str) -> list[str]:
 
 def test_each_trouble_is_told_once_whichever_process_notices_it(airflow, sink, begun):
     names = ("retract", "late-aa-calibration", "killed", "lost")
-    eventually(
-        lambda: all(told(sink, name) for name in names),
-        PATIENCE_SECONDS,
-        explain=lambda: history(airflow),
-    )
+
+    def all_told() -> bool:
+        airflow.check_alive()
+        return all(told(sink, name) for name in names)
+
+    eventually(all_told, PATIENCE_SECONDS, explain=lambda: history(airflow))
     failed = [begun[name] for name in ("retract_scores", "dies", "vanishes")]
     states = airflow.wait([*failed, begun["recovers"]], timeout_seconds=PATIENCE_SECONDS)
     assert states[begun["recovers"]] == "success"
