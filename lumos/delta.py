@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -99,15 +99,18 @@ def data_files(table: DeltaTable) -> list[DataFile]:
     """The files of a table at its version, from the log alone, in no particular order.
 
     Raises:
-        NotPlain: Deletion vectors or column mapping change what the files say.
+        NotPlain: Deletion vectors or column mapping change what the files say, or they lie
+            elsewhere (a shallow clone).
     """
+    actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    if any(action["path"].startswith("/") or urlsplit(action["path"]).scheme for action in actions):
+        raise NotPlain(f"{table.table_uri} is a shallow clone of another table's files")
     mapping = table.metadata().configuration.get("delta.columnMapping.mode", "none")
     if mapping != "none":
         raise NotPlain(f"{table.table_uri} uses column mapping ({mapping})")
     features = table.protocol().reader_features or []
     if "deletionVectors" in features and pa.table(table.deletion_vectors()).num_rows:
         raise NotPlain(f"{table.table_uri} has deletion vectors")
-    actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
     return [
         DataFile(
             path=unquote(action["path"]),

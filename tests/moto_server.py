@@ -12,6 +12,8 @@ import botocore.session
 import pytest
 from moto.server import ThreadedMotoServer
 
+from lumos.accio.storage import filesystem_of
+
 # The descriptions of all services, which each session of boto3's would read and parse again.
 botocore.session.create_loader = cache(botocore.session.create_loader)
 
@@ -47,6 +49,8 @@ def entered(monkeypatch: pytest.MonkeyPatch, bucket: str | None = None) -> Itera
     with serving(bucket) as variables:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
+        # A bucket of the same name was at another server's port before.
+        filesystem_of.cache_clear()
         yield
 
 

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 0.2
+# Hadoop's names of the one protocol.
+_S3 = ("s3", "s3a", "s3n")
 _T = TypeVar("_T")
 
 
@@ -25,16 +27,30 @@ class StorageFailed(OSError):
 
 
 def locate(root: str, path: str) -> str:
-    """Path or URI of a file that the Delta log names.
+    """Path or URI of a file that the Delta log names, in one form for all ways to write it.
+
+    A shallow clone names its files absolutely: Spark writes ``file:/x`` and ``s3a://bucket/x``,
+    delta-rs ``file:///x``.
 
     Args:
         root: The table's path or URI.
-        path: As in the log: URL-encoded, relative to the table or absolute (a shallow clone).
+        path: As in the log: URL-encoded, relative to the table or absolute.
     """
     plain = unquote(path)
-    if urlsplit(path).scheme or plain.startswith("/"):
-        return plain.removeprefix("file://")
+    scheme = urlsplit(path).scheme
+    if scheme == "file":
+        return "/" + plain.removeprefix("file:").lstrip("/")
+    if scheme in _S3:
+        return "s3://" + plain.split(":", 1)[1].lstrip("/")
+    if scheme or plain.startswith("/"):
+        return plain
     return f"{root.rstrip('/')}/{plain}"
+
+
+def store_of(place: str) -> str:
+    """The root of the file system that has a place: ``s3://bucket``, or ``/`` for a local one."""
+    scheme, found, rest = place.partition("://")
+    return f"{scheme}://{rest.split('/', 1)[0]}" if found else "/"
 
 
 @lru_cache

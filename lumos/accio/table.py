@@ -16,8 +16,8 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from pyarrow.parquet import FileMetaData
 
-from lumos.accio.parquet import Names, day_leaf, read_footer, read_row_group
-from lumos.accio.storage import filesystem_of, locate, patiently
+from lumos.accio.parquet import Names, RowGroup, day_leaf, read_footer, read_row_group
+from lumos.accio.storage import filesystem_of, locate, patiently, store_of
 from lumos.accio.users import Users
 from lumos.delta import open_table
 from lumos.verbs import BadInput
@@ -63,11 +63,13 @@ class TableFile:
     """One Parquet file.
 
     Attributes:
+        store: The root of its file system; a shallow clone has files in those of other tables.
         path: As its file system names it.
         partition: Values of the partition columns, by name.
         deleted: Numbers of the rows that a deletion vector removes, ascending.
     """
 
+    store: str
     path: str
     partition: Mapping[str, Any]
     deleted: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -128,7 +130,7 @@ class SequenceTable:
         files = _files(table, uri)
 
         def footer(file: TableFile) -> FileMetaData:
-            return patiently(lambda: read_footer(uri, file.path), file.path)
+            return patiently(lambda: read_footer(file.store, file.path), file.path)
 
         kept: dict[str, FileMetaData] = {}
         with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
@@ -160,20 +162,14 @@ class SequenceTable:
         place = self.shards[shard]
         file = self.files[place["file"]]
 
-        def read() -> Users:
-            return read_row_group(
-                self.uri,
-                file.path,
-                self._footer(file.path),
-                int(place["row_group"]),
-                self.names,
-                self.columns,
-                self.types,
-                file.partition,
-                is_index=is_index,
-            )
+        names, columns = self.names, self.columns
 
-        users = patiently(read, file.path)
+        def read() -> RowGroup:
+            footer = self._footer(file)
+            group = int(place["row_group"])
+            return read_row_group(file, footer, group, names, columns, is_index=is_index)
+
+        users = patiently(read, file.path).users(columns, self.types, file.partition)
         if place["num_users"] == place["num_rows"]:
             return users
         low, high = np.searchsorted(
@@ -183,12 +179,12 @@ class SequenceTable:
         is_live[file.deleted[low:high] - place["first_row"]] = False
         return users.take(is_live)
 
-    def _footer(self, path: str) -> FileMetaData:
-        if path not in self._footers:
+    def _footer(self, file: TableFile) -> FileMetaData:
+        if file.path not in self._footers:
             if len(self._footers) >= _KEPT_FOOTERS:
                 self._footers.clear()
-            self._footers[path] = read_footer(self.uri, path)
-        return self._footers[path]
+            self._footers[file.path] = read_footer(file.store, file.path)
+        return self._footers[file.path]
 
     def users(self, *, is_index: bool = False) -> Iterator[Users]:
         """All live users, a shard at a time, in canonical order."""
@@ -216,28 +212,48 @@ def _refuse_unknown_features(table: DeltaTable, uri: str) -> None:
 
 
 def _files(table: DeltaTable, uri: str) -> tuple[TableFile, ...]:
-    _, prefix = filesystem_of(uri)
-    # In the log paths are URL-encoded; so they are here, below the table's own URI.
+    """The files that the log names, each with the rows that its deletion vector removes.
+
+    Files and vectors are matched by where they are: the log and delta-rs write one place
+    differently (``file:/x`` and ``file:///x``, ``é`` and ``%C3%A9``).
+    """
+    root = locate("", table.table_uri)
     deleted = {
-        row["filepath"]: np.flatnonzero(~np.asarray(row["selection_vector"], bool))
+        locate(root, row["filepath"]): np.flatnonzero(~np.asarray(row["selection_vector"], bool))
         for row in pa.table(table.deletion_vectors()).to_pylist()
     }
     files = []
     for action in pa.table(table.get_add_actions(flatten=True)).to_pylist():
-        path = str(action["path"])
+        place = locate(root, str(action["path"]))
         values = {
             key.removeprefix("partition."): value
             for key, value in action.items()
             if key.startswith("partition.")
         }
-        mine = [name for name in deleted if name.endswith(f"/{path}") or name == path]
-        rows = [deleted.pop(name) for name in mine]
-        place = locate(uri, path).removeprefix(prefix)
-        files.append(TableFile(place, values, *rows))
+        rows = [deleted.pop(place)] if place in deleted else []
+        store = _store(place, root, uri)
+        _, prefix = filesystem_of(store)
+        files.append(TableFile(store, place.removeprefix(prefix), values, *rows))
     if deleted:
         msg = f"{uri} has deletion vectors of files that it does not name: {sorted(deleted)[:3]}"
         raise BadInput(msg)
     return tuple(sorted(files, key=lambda file: (_order(file.partition), file.path)))
+
+
+def _store(place: str, root: str, uri: str) -> str:
+    """Where a file lies, if it can be opened there."""
+    store = store_of(place)
+    try:
+        if store == "/" and not (place.startswith("/") and store_of(root) == "/"):
+            raise pa.ArrowInvalid("it is in no file system of the table")
+        filesystem_of(store)
+    except pa.ArrowInvalid as error:
+        msg = (
+            f"{uri} is a shallow clone of files that cannot be opened here: {place} ({error}). "
+            "Make it a table of its own: CREATE TABLE ... AS SELECT"
+        )
+        raise BadInput(msg) from error
+    return store
 
 
 def _order(partition: Mapping[str, Any]) -> list[tuple[bool, Any]]:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from lumos.accio.table import Columns, SequenceTable
 from lumos.dates import from_day_number
+from lumos.delta import NotPlain, data_files
 
 COLUMNS = Columns(("active", "money", "clicks"), ("land", "age", "region"))
 Found = dict[str, tuple[dt.date, tuple[object, ...], dict[int, tuple[float, ...]]]]
@@ -121,6 +123,36 @@ def test_deleted_users_are_back_at_the_version_before(spark: SparkSession, tmp_p
     assert as_accio_reads(path, newest) == as_accio_reads(path)
     numbers = np.array([len(users) for users in SequenceTable.open(str(path), COLUMNS).users()])
     assert numbers.sum() == 36
+
+
+def test_a_shallow_clone_is_read_as_spark_reads_it(spark: SparkSession, tmp_path: Path) -> None:
+    """Its files lie in the other table's folder, and both tables delete rows of them."""
+    path = tmp_path / "clone 100% é"
+    source, clone = f"delta.`{tmp_path / 'source 100% é'}`", f"delta.`{path}`"
+    days = "array(named_struct('day', 19800, 'active', 1f, 'money', 2f, 'clicks', 3f))"
+    columns = f"date'2024-01-01', {days}, 'here', 1d, concat('a b/%', id % 2)"
+    run(
+        spark,
+        source,
+        "CREATE TABLE {table} (user_id string, registered_on date, days array<struct<day: int, "
+        "active: float, money: float, clicks: float>>, land string, age double, region string) "
+        "USING delta PARTITIONED BY (region) "
+        "TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')",
+        f"INSERT INTO {{table}} SELECT concat('u', id), {columns} FROM range(0, 20, 1, 1)",
+        "DELETE FROM {table} WHERE user_id = 'u1'",
+    )
+    run(
+        spark,
+        clone,
+        f"CREATE TABLE {{table}} SHALLOW CLONE {source}",
+        f"INSERT INTO {{table}} SELECT concat('v', id), {columns} FROM range(0, 20, 1, 1)",
+        "DELETE FROM {table} WHERE user_id IN ('u4', 'v2')",
+    )
+    found = as_accio_reads(path)
+    assert found == as_spark_reads(spark, path, _newest(spark, path))
+    assert len(found) == 37
+    with pytest.raises(NotPlain, match="shallow clone"):
+        data_files(DeltaTable(path, version=0))
 
 
 def _newest(spark: SparkSession, path: Path) -> int:

@@ -45,3 +45,29 @@ def test_a_table_in_a_bucket_gives_the_batches_of_the_same_table_on_disk(
     boto3.client("s3").delete_object(Bucket=name, Key=key)
     with pytest.raises(BadInput, match="vacuumed"):
         table.read(0)
+
+
+def test_a_shallow_clone_of_another_bucket_is_read_there_or_refused(s3: str) -> None:
+    written(f"{s3} cloned", [row("a", 100), row("b", 101)])  # type: ignore[arg-type]
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="other")
+    log = client.get_object(
+        Bucket="lake", Key="a lake/sequences cloned/_delta_log/00000000000000000000.json"
+    )
+    text = log["Body"].read().decode()
+
+    def clone(name: str, files: str) -> str:
+        body = text.replace('"path":"', f'"path":"{files}')
+        key = f"{name}/_delta_log/00000000000000000000.json"
+        client.put_object(Bucket="other", Key=key, Body=body.encode())
+        return f"s3://other/{name}"
+
+    (users,) = SequenceTable.open(
+        clone("good", "s3a://lake/a%20lake/sequences%20cloned/"), COLUMNS
+    ).users()
+    assert sorted(users.user_id) == ["a", "b"]
+    for name, files in (("dbfs", "dbfs:/lake/"), ("local", "file:/lake/"), ("root", "/lake/")):
+        with pytest.raises(
+            BadInput, match=r"shallow clone of files that cannot be opened here: .*lake"
+        ):
+            SequenceTable.open(clone(name, files), COLUMNS)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from lumos.accio.storage import StorageFailed, filesystem_of, locate, patiently
+from lumos.accio.storage import StorageFailed, filesystem_of, locate, patiently, store_of
 from lumos.verbs import BadInput
 
 
@@ -41,7 +41,11 @@ def test_files_are_found_whatever_their_names() -> None:
     assert locate("/a b/t/", "p=x%2520y/f%25.parquet") == "/a b/t/p=x%20y/f%.parquet"
     assert locate("s3://bucket/t", "p=a/f.parquet") == "s3://bucket/t/p=a/f.parquet"
     # A shallow clone names the files of another table.
-    assert locate("/clone", "file:///other/p%20q/f.parquet") == "/other/p q/f.parquet"
-    assert locate("/clone", "s3://bucket/f.parquet") == "s3://bucket/f.parquet"
+    for other in ("file:///other/p%20q/f", "file:/other/p%20q/f", "/other/p%20q/f"):
+        assert locate("/clone", other) == "/other/p q/f"
+    for scheme in ("s3", "s3a", "s3n"):
+        assert locate("/clone", f"{scheme}://bucket/f.parquet") == "s3://bucket/f.parquet"
+    assert store_of("s3://bucket/a/f") == "s3://bucket"
+    assert store_of("/other/f") == "/"
     for root in ("/a%20b/t", "file:///a"):
         assert isinstance(filesystem_of(root)[0], fs.LocalFileSystem)

@@ -1,6 +1,7 @@
 """Reading the table itself: versions, ragged users, and what is refused."""
 
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 from lumos.accio.contract import open_sequences
 from lumos.accio.loader import Accio
 from lumos.accio.stream import Sampling
-from lumos.accio.table import SequenceTable
+from lumos.accio.table import Columns, SequenceTable
 from lumos.accio.users import Users
 from lumos.config import Recipe
 from lumos.verbs import BadInput
@@ -128,7 +129,7 @@ def test_foreign_days_are_put_in_order_and_repeated_ones_refused(tmp_path: Path)
     assert users.values[:, 0].tolist() == [2, 3, 1, 1]
     with pytest.raises(BadInput, match="same day twice"):
         list(clicks(tmp_path / "b", [row("x", 9, 3, 9)]).users())
-    with pytest.raises(BadInput, match="days before 1970"):
+    with pytest.raises(BadInput, match=r"days\.day that are no days: expected days since 1970"):
         list(clicks(tmp_path / "c", [row("x", -1)]).users())
 
 
@@ -145,6 +146,64 @@ def test_a_null_where_none_may_be_is_refused_with_the_file(
 ) -> None:
     table = clicks(tmp_path, [row("fine", 1), wrong])
     with pytest.raises(BadInput, match=rf"\.parquet has .*{complaint}"):
+        list(table.users())
+
+
+def test_a_null_in_an_activity_column_of_any_type_is_zero(tmp_path: Path) -> None:
+    kinds = {
+        "flag": (pa.bool_(), True),
+        "count": (pa.int16(), 3),
+        "price": (pa.decimal128(3, 2), Decimal("1.25")),
+        "share": (pa.float64(), 0.5),
+        "a.b": (pa.float32(), 7.0),  # a dot is part of a name
+        "never": (pa.null(), None),
+    }
+    day = pa.struct([("day", pa.int64()), *((name, kind) for name, (kind, _) in kinds.items())])
+    values = {name: value for name, (_, value) in kinds.items()}
+    rows = [{"day": 1} | values, {"day": 2}, {"day": 3} | values]
+    write_deltalake(
+        tmp_path,
+        pa.table(
+            {
+                "user_id": ["x"],
+                "a.b": ["Oslo"],
+                "registered_on": pa.array([0], pa.date32()),
+                "days": pa.array([rows], pa.list_(day)),
+            }
+        ),
+    )
+    table = SequenceTable.open(str(tmp_path), Columns(tuple(kinds), static=("a.b",)))
+    (users,) = table.users()
+    one = [1.0, 3.0, 1.25, 0.5, 7.0, 0.0]
+    assert users.values.tolist() == [one, [0.0] * 6, one]
+    assert users.static.to_pylist() == [{"a.b": "Oslo"}]
+    assert table.shards["num_days"].tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "complaint"),
+    [
+        (pa.string(), "private", r"days\.clicks is string, expected numbers or booleans"),
+        (pa.timestamp("us"), 5, r"days\.clicks is timestamp\[us.*\], expected numbers"),
+    ],
+)
+def test_an_activity_column_that_is_no_number_is_named(
+    tmp_path: Path, kind: pa.DataType, value: object, complaint: str
+) -> None:
+    day = pa.struct([("day", pa.int16()), ("clicks", kind)])
+    schema = pa.schema([*list(SCHEMA)[:2], ("days", pa.list_(day))])
+    table = clicks(tmp_path, [row("x") | {"days": [{"day": 1, "clicks": value}]}], schema)
+    with pytest.raises(BadInput, match=rf"\.parquet: {complaint}") as refused:
+        list(table.users())
+    assert "private" not in str(refused.value)
+
+
+@pytest.mark.parametrize("day", [1.5, 3e9, float("nan")])
+def test_days_that_are_no_days_are_refused(tmp_path: Path, day: float) -> None:
+    kind = pa.struct([("day", pa.float64()), ("clicks", pa.float32())])
+    schema = pa.schema([*list(SCHEMA)[:2], ("days", pa.list_(kind))])
+    table = clicks(tmp_path, [row("x") | {"days": [{"day": day, "clicks": 1}]}], schema)
+    with pytest.raises(BadInput, match=r"days\.day is double, whose values cannot all be taken"):
         list(table.users())
 
 
