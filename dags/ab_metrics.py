@@ -3,7 +3,7 @@
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
-| runs | daily at 02:00 UTC (`LUMOS_START_HOURS`); waits until `activity` is ready for the date |
+| runs | daily at 02:00 (`LUMOS_START_HOURS`); waits until `activity` is ready for the date |
 | feeds | the tables `exposures`, `outcomes`, `effects`; pages below `$LUMOS_HOME/reports` |
 
 **When a task is red**

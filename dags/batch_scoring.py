@@ -3,7 +3,7 @@
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
-| runs | daily at 02:00 UTC (`LUMOS_START_HOURS`); waits for `sequences` and `quality` |
+| runs | daily at 02:00 (`LUMOS_START_HOURS`); waits for `sequences` and `quality` |
 | feeds | Pacman, which reads the newest manifest |
 
 **When a task is red**

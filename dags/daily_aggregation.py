@@ -3,7 +3,7 @@
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
-| runs | daily at 02:00 UTC (`LUMOS_START_HOURS`), one date at a time |
+| runs | daily at 02:00 (`LUMOS_START_HOURS`), one date at a time |
 | waits for | nothing: the raw rows of the business date must have landed |
 | feeds | `data_quality`, `batch_scoring`, `ab_metrics`, `retraining` (they wait by themselves) |
 

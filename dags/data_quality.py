@@ -5,7 +5,7 @@
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
-| runs | daily at 02:00 UTC (`LUMOS_START_HOURS`); waits until `activity` is ready for the date |
+| runs | daily at 02:00 (`LUMOS_START_HOURS`); waits until `activity` is ready for the date |
 | feeds | `batch_scoring`, which waits for the verdict |
 
 **When a task is red**

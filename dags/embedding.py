@@ -3,7 +3,7 @@
 | | |
 | --- | --- |
 | business date | the day on which the data interval starts, or the parameter `business_date` |
-| runs | daily at 02:00 UTC (`LUMOS_START_HOURS`); waits until `sequences` is ready for the date |
+| runs | daily at 02:00 (`LUMOS_START_HOURS`); waits until `sequences` is ready for the date |
 | feeds | `embeddings`, `profiles` and `cohorts`, which `lumos similar` and consumers read |
 
 **When a task is red**

@@ -21,12 +21,13 @@ Trigger it with `dry_run` to have them named only.
 from airflow.sdk import DAG, Param
 from lumos_airflow import form, jobs
 from lumos_airflow.deadlines import watched
-from lumos_airflow.timetables import is_automatic
+
+from lumos.schedule import Schedule
 
 if jobs.is_cloud():
     with DAG(
         dag_id="instance_reaper",
-        schedule="17 * * * *" if is_automatic() else None,
+        schedule="17 * * * *" if Schedule.from_environment().is_automatic else None,
         start_date=form.START,
         catchup=False,
         max_active_runs=1,

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from lumos.config import explain, override
 from lumos.dates import parse_date
 from lumos.recipes import load, shipped
+from lumos.schedule import today_in, unfinished
 from lumos.settings import Settings
 from lumos.verbs import BAD_INPUT, DONE, FAULT, REFUSED, BadInput, GateRefused, Report, Request
 
@@ -251,11 +252,12 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def request_from(arguments: argparse.Namespace, today: dt.date) -> Request:
+def request_from(arguments: argparse.Namespace, now: dt.datetime) -> Request:
     """Turn parsed arguments into a checked request.
 
     Raises:
-        BadInput: An unknown recipe or field, a malformed, missing or future date.
+        BadInput: An unknown recipe or field; a malformed or missing date, or one that is not over
+            in the recipe's time zone.
     """
     verb = VERBS[arguments.verb]
     try:
@@ -265,8 +267,12 @@ def request_from(arguments: argparse.Namespace, today: dt.date) -> Request:
         if arguments.date is None and verb.needs_date:
             msg = f"lumos {arguments.verb} needs --date YYYY-MM-DD, the last day observed"
             raise ValueError(msg)
+        today = today_in(recipe.timezone, now)
         last = dt.date.max if verb.takes_future else today
         date = today if arguments.date is None else parse_date(arguments.date, today=last)
+        trouble = unfinished(date, recipe.timezone, now) if verb.needs_date else ""
+        if trouble and not verb.takes_future:
+            raise ValueError(trouble)
     except ValidationError as error:
         raise BadInput(explain(error)) from error
     except ValueError as error:
@@ -334,7 +340,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         with _stdout_to_stderr():
-            report = run(request_from(arguments, dt.datetime.now(dt.UTC).date()))
+            report = run(request_from(arguments, dt.datetime.now(dt.UTC)))
     except BadInput as error:
         log.error("%s", error)
         return BAD_INPUT

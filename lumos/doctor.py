@@ -4,18 +4,22 @@ Each check looks and touches nothing; all of them run, so that one visit names e
 Heavy libraries stay unloaded: a doctor who takes a minute is not asked.
 """
 
+import datetime as dt
 import platform
 import shutil
 import socket
 import sqlite3
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from rich.console import Console
 from rich.table import Table
 
+from lumos.config import Recipe
 from lumos.finding import Finding
+from lumos.schedule import Schedule, is_declared, today_in
 from lumos.settings import Settings
 from lumos.verbs import BadInput, Report, Request
 
@@ -54,6 +58,7 @@ def examine(request: Request) -> list[Finding]:
         check_disk(settings),
         check_mlflow(settings),
         check_recipe(request),
+        check_schedule(request.recipe, today_in(request.recipe.timezone, dt.datetime.now(dt.UTC))),
         Finding("platform", f"LUMOS_PLATFORM={settings.platform}"),
     ]
     if platform_name == "aws":
@@ -140,6 +145,25 @@ def check_recipe(request: Request) -> Finding:
     seen = f"{recipe.name}, SELECTs in {folder}"
     remedy = f"Write {', '.join(missing)} there, or correct `sql` of the recipe or LUMOS_SQL"
     return Finding("recipe", seen, remedy if missing else "")
+
+
+def check_schedule(
+    recipe: Recipe, first: dt.date, environment: Mapping[str, str] | None = None
+) -> Finding:
+    """Runs that start when the recipe's days are over, and scores that last until the next."""
+    try:
+        schedule = Schedule.from_environment(environment)
+    except ValueError as error:
+        return Finding("schedule", "a variable is wrong", str(error))
+    zones = f"LUMOS_TIMEZONE {schedule.zone}, recipe {recipe.timezone}"
+    if not schedule.is_automatic:
+        return Finding("schedule", f"off ({zones})")
+    wrong = schedule.conflicts(first, recipe.timezone, recipe.publishing.valid_days)
+    if wrong and not is_declared(environment):
+        return Finding("schedule", f"none declared; for Airflow: {'; '.join(wrong)}")
+    return Finding(
+        "schedule", f"{schedule.start_hours:g} h after midnight ({zones})", "; ".join(wrong)
+    )
 
 
 def check_port(port: int) -> Finding:

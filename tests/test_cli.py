@@ -14,7 +14,7 @@ from lumos.cli import VERBS, Verb, main, parser, request_from
 from lumos.verbs import BadInput, GateRefused, Report
 from tests.conftest import RECIPE, World, enter
 
-TODAY = dt.date(2024, 6, 1)
+NOW = dt.datetime(2024, 6, 1, 12, tzinfo=dt.UTC)
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def world(tmp_path, monkeypatch):
 
 
 def request(*arguments):
-    return request_from(parser().parse_args(list(arguments)), TODAY)
+    return request_from(parser().parse_args(list(arguments)), NOW)
 
 
 def speak(request):
@@ -121,6 +121,19 @@ def test_bad_input_is_said_before_any_work(arguments, complaint):
         request(*arguments)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, verb in VERBS.items() if verb.needs_date and not verb.takes_future]
+)
+@pytest.mark.usefixtures("world")
+def test_no_verb_works_on_a_day_that_is_not_over_where_the_platform_is(name):
+    # The gym is in Kolkata, where it is 23:59:59 of the day, and then midnight.
+    end = dt.datetime(2024, 5, 10, 18, 30, tzinfo=dt.UTC)
+    arguments = parser().parse_args([name, "--date", "2024-05-10"])
+    with pytest.raises(BadInput, match="ends at 2024-05-11 00:00 there, 2024-05-10 18:30 UTC"):
+        request_from(arguments, end - dt.timedelta(seconds=1))
+    assert request_from(arguments, end).date == dt.date(2024, 5, 10)
+
+
 @pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if verb.needs_date])
 @pytest.mark.usefixtures("world")
 def test_no_verb_that_needs_a_date_guesses_one(name):
@@ -199,7 +212,7 @@ def test_a_request_carries_the_flags_of_its_verb_only():
     }
     assert request("validate", "--date", "2024-05-10").options == {}
     assert request("validate", "--date", "2024-05-10", "--force").force
-    assert request("land").date == TODAY
+    assert request("land").date == NOW.date()
 
 
 @pytest.mark.usefixtures("world")

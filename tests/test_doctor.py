@@ -1,5 +1,6 @@
 """The doctor sees what is wrong with a machine, and names every remedy at once."""
 
+import datetime as dt
 import socket
 import sqlite3
 import sys
@@ -15,6 +16,7 @@ from lumos.doctor import (
     check_port,
     check_python,
     check_recipe,
+    check_schedule,
     doctor,
     examine,
 )
@@ -47,7 +49,7 @@ def with_settings(world, **fields):
 def test_every_check_says_what_it_saw(world):
     found = {finding.check: finding for finding in examine(world.request("doctor"))}
     assert set(found) == {
-        "python", "java", "jars", "lake", "disk", "mlflow", "recipe", "platform",
+        "python", "java", "jars", "lake", "disk", "mlflow", "recipe", "schedule", "platform",
     }  # fmt: skip
     assert all(finding.seen for finding in found.values())
     assert found["platform"].seen == "LUMOS_PLATFORM=local"
@@ -63,7 +65,7 @@ def test_all_remedies_are_named_at_once(tmp_path, monkeypatch, taken_port, capfd
     with pytest.raises(BadInput) as caught:
         doctor(request)
     message = str(caught.value)
-    assert message.startswith("4 of 9 checks failed. ")
+    assert message.startswith("4 of 10 checks failed. ")
     for remedy in (
         "apt-get install openjdk-17-jre-headless",
         "python -m lumos.aggregate.prepare",
@@ -162,3 +164,18 @@ def test_a_recipe_without_its_selects_is_found(world, tmp_path):
     )
     missing = check_recipe(world.request("doctor", recipe=recipe))
     assert "activity.sql, static.sql, event_context.sql" in missing.remedy
+
+
+def test_a_schedule_before_the_end_of_the_recipes_days_is_found(world):
+    recipe = world.request("doctor").recipe
+    early = {"LUMOS_TIMEZONE": "Pacific/Kiritimati"}
+    found = check_schedule(recipe, dt.date(2024, 5, 10), early)
+    assert "set LUMOS_TIMEZONE=Asia/Kolkata" in found.remedy
+    assert "6.5 h before" in found.remedy
+    # A machine without Airflow need not say when runs start, and one whose schedule is off never.
+    assert check_schedule(recipe, dt.date(2024, 5, 10), {}).ok
+    assert check_schedule(recipe, dt.date(2024, 5, 10), {**early, "LUMOS_SCHEDULE": "off"}).ok
+    right = {"AIRFLOW_HOME": "/airflow", "LUMOS_TIMEZONE": "Asia/Kolkata"}
+    assert check_schedule(recipe, dt.date(2024, 5, 10), right).ok
+    wrong = check_schedule(recipe, dt.date(2024, 5, 10), {"LUMOS_TIMEZONE": "Mars/Phobos"})
+    assert "LUMOS_TIMEZONE='Mars/Phobos'" in wrong.remedy

@@ -12,12 +12,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
 from lumos.config import Recipe, StoreConfig
 from lumos.progress import progress
+from lumos.schedule import end_of
 from lumos.serve.manifest import LIVE, Manifest, published, read_manifests, valid_manifest
 from lumos.serve.stores.contract import Pointer, Row, Store
 from lumos.verbs import BadInput, GateRefused, Report, Request
@@ -157,8 +157,7 @@ def _scores(manifest: Manifest) -> tuple[str, ...]:
 
 def _last_moment(recipe: Recipe, manifest: Manifest) -> dt.datetime:
     """When ``valid_until`` is over, where the platform lives."""
-    after = manifest.valid_until + dt.timedelta(days=1)
-    return dt.datetime.combine(after, dt.time(), ZoneInfo(recipe.timezone)).astimezone(dt.UTC)
+    return end_of(manifest.valid_until, recipe.timezone)
 
 
 def _batches(request: Request, manifest: Manifest, size: int) -> Iterator[tuple[int, list[Row]]]:

@@ -9,12 +9,12 @@ import datetime as dt
 import logging
 from collections.abc import Iterator
 from typing import Final, Literal, Self
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
+from lumos import schedule
 from lumos.accio.storage import filesystem_of, patiently
 from lumos.config import Config, Recipe
 from lumos.delta import DataFile, data_files, open_table, read
@@ -104,7 +104,7 @@ def manifests_of(rows: pa.Table) -> list[Manifest]:
 
 def today_in(recipe: Recipe) -> dt.date:
     """Today, in the recipe's time zone."""
-    return dt.datetime.now(ZoneInfo(recipe.timezone)).date()
+    return schedule.today_in(recipe.timezone, dt.datetime.now(dt.UTC))
 
 
 def valid_manifest(
@@ -252,18 +252,14 @@ def _of_the_future(manifest: Manifest) -> str:
 
 
 def refuse_future(recipe: Recipe, manifests: list[Manifest], date: dt.date) -> None:
-    """Refuse to publish for a day to come, or beside a live manifest that claims to.
+    """Refuse to publish for a day that is not over, or beside a live manifest of the future.
 
     Raises:
         BadInput: Says which, and the remedy.
     """
+    if trouble := schedule.unfinished(date, recipe.timezone, dt.datetime.now(dt.UTC)):
+        raise BadInput(trouble)
     today = today_in(recipe)
-    if date > today:
-        msg = (
-            f"{date} lies in the future: in {recipe.timezone} today is {today}. Name a day that "
-            "has been observed"
-        )
-        raise BadInput(msg)
     for manifest in manifests:
         if manifest.state == LIVE and manifest.is_of_the_future(today):
             msg = (

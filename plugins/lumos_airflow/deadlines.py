@@ -6,18 +6,15 @@ would be late at once, and from the queue a hundred days of a backfill would all
 
 import datetime as dt
 import os
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from airflow.sdk import AsyncCallback, DeadlineAlert
 from airflow.sdk.definitions.deadline import BaseDeadlineReference
 
+from lumos.schedule import Schedule, at_clock
 from lumos_airflow.alerts import DEADLINES, late_name
 from lumos_airflow.notify import RunFailed, late
-
-_CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
 
 
 @dataclass(frozen=True)
@@ -26,8 +23,8 @@ class Due(BaseDeadlineReference):
 
     Attributes:
         hours: From the time at which the run was to start.
-        by: For runs that the scheduler starts, this time of day (HH:MM) instead: the first one
-            after the data interval has ended.
+        by: For runs that the scheduler starts, this time (HH:MM) of the day after the data
+            interval instead.
         zone: Of ``by``, as IANA calls it.
     """
 
@@ -57,15 +54,11 @@ class Due(BaseDeadlineReference):
         """The deadline, in UTC; none for backfills, for which nobody waits."""
         if run_type == "backfill":
             return None
-        if run_type != "scheduled" or not self.by:
+        if run_type != "scheduled" or not self.by or interval_end is None:
             return run_after.astimezone(dt.UTC) + dt.timedelta(hours=self.hours)
-        hour, minute = map(int, self.by.split(":"))
-        local = (interval_end or run_after).astimezone(ZoneInfo(self.zone))
-        found = local.replace(hour=hour, minute=minute, second=0, microsecond=0)
-        if found < local:
-            # A day of the calendar, which is not always 24 hours.
-            found += dt.timedelta(days=1)
-        return found.astimezone(dt.UTC)
+        clock = dt.time.fromisoformat(self.by)
+        # Intervals name days by midnight UTC, in every zone.
+        return at_clock(interval_end.astimezone(dt.UTC).date(), clock, self.zone)
 
     def _evaluate_with(self, *, session: Any, dag_id: str, run_id: str) -> dt.datetime | None:  # noqa: ANN401 - SQLAlchemy's
         # Here, because only the server may have these: a DAG file imports this module.
@@ -100,28 +93,12 @@ def reference(dag_id: str) -> Due:
     """When runs of a DAG are due, as the environment has it.
 
     Raises:
-        ValueError: ``LUMOS_SCORES_BY``, ``LUMOS_TIMEZONE`` or ``LUMOS_DEADLINES`` is wrong.
+        ValueError: ``LUMOS_DEADLINES``, or a variable of the schedule, is wrong.
     """
     hours = {name: each.hours for name, each in DEADLINES.items()} | _hours()
-    by = _scores_by() if dag_id == "batch_scoring" else ""
-    return Due(hours=hours[dag_id], by=by, zone=_zone())
-
-
-def _scores_by() -> str:
-    text = os.environ.get("LUMOS_SCORES_BY") or "06:00"
-    if not _CLOCK.fullmatch(text):
-        msg = f"LUMOS_SCORES_BY={text!r} is not a time of day written as HH:MM, such as 06:00"
-        raise ValueError(msg)
-    return text
-
-
-def _zone() -> str:
-    name = os.environ.get("LUMOS_TIMEZONE") or "UTC"
-    try:
-        return ZoneInfo(name).key
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        msg = f"LUMOS_TIMEZONE={name!r} is not a time zone such as UTC or Europe/Berlin"
-        raise ValueError(msg) from error
+    schedule = Schedule.from_environment()
+    by = f"{schedule.scores_by:%H:%M}" if dag_id == "batch_scoring" else ""
+    return Due(hours=hours[dag_id], by=by, zone=schedule.zone)
 
 
 def _hours() -> dict[str, float]:

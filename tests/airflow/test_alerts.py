@@ -26,6 +26,7 @@ from lumos_airflow.timetables import WholeDays
 
 from lumos.delta import read, rewrite
 from lumos.recipes import load
+from lumos.schedule import end_of
 from lumos.settings import REPOSITORY, Settings
 from lumos.tables import ALERTS, alerts_uri, table_uri, tables
 from tests.airflow.sinks import KEY, PASSWORD, TOKEN, Sinks, sinks
@@ -564,7 +565,8 @@ def test_scores_are_due_at_the_first_such_time_after_their_day(day, zone, by):
     due = Due(by=f"{by:%H:%M}", zone=zone).due("scheduled", end, end)
     assert due is not None
     # A day of summer time's beginning or end is an hour shorter or longer.
-    assert end <= due <= end + dt.timedelta(hours=25)
+    over = end_of(day - dt.timedelta(days=1), zone)
+    assert over <= due <= over + dt.timedelta(hours=25)
     local = due.astimezone(ZoneInfo(zone))
     assert f"{local:%H:%M}" == f"{by:%H:%M}" or local.dst() != (local - dt.timedelta(hours=3)).dst()
 

@@ -1,5 +1,6 @@
 """Who is alike: of one day and one model, by what was asked, and never by what was not checked."""
 
+import datetime as dt
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +134,7 @@ def _die(*_: object) -> None:
 
 def test_the_command_line_takes_no_date_and_a_bounded_k(world: World) -> None:
     given = parser().parse_args(["similar", "--recipe", RECIPE, "--id", "a", "--k", "3"])
-    request = request_from(given, DATES[1])
+    request = request_from(given, dt.datetime.combine(DATES[1], dt.time(12), dt.UTC))
     assert (request.date, request.options) == (DATES[1], {"kind": "user", "id": "a", "k": 3})
     for k in ("0", "1001", "-1", "x"):
         with pytest.raises(SystemExit):

@@ -69,7 +69,7 @@ class VerbOperator(BaseOperator):
         from lumos.verbs import BadInput
 
         try:
-            return request_from(parser().parse_args(self.arguments), dt.datetime.now(dt.UTC).date())
+            return request_from(parser().parse_args(self.arguments), dt.datetime.now(dt.UTC))
         except BadInput as error:
             raise AirflowFailException(str(error)) from error
 
