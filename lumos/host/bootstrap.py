@@ -22,7 +22,7 @@ import boto3
 _METADATA = "http://169.254.169.254"
 _BAD_INPUT = 2
 # boto3 asks for this machine's credentials once, for a second: a busy moment, and it has none.
-_PATIENCE = {"AWS_METADATA_SERVICE_TIMEOUT": "5", "AWS_METADATA_SERVICE_NUM_ATTEMPTS": "10"}
+PATIENCE = {"AWS_METADATA_SERVICE_TIMEOUT": "5", "AWS_METADATA_SERVICE_NUM_ATTEMPTS": "10"}
 
 
 class Refused(Exception):
@@ -100,7 +100,7 @@ def check_lock(lock: dict[str, str]) -> None:
 def main(argv: list[str]) -> int:  # noqa: RET503 - execve never returns
     """Become the agent, or leave a result that says why not."""
     uri, sha256, region = argv
-    os.environ.update(_PATIENCE | dict(os.environ))  # the agent and the verb inherit it
+    os.environ.update(PATIENCE | dict(os.environ))  # the agent and the verb inherit it
     s3 = s3_client(region)
     try:
         job = json.loads(fetch(s3, uri, sha256))

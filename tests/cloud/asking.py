@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from lumos.host.bootstrap import PATIENCE
 from tests.cloud.aws import Aws
 from tests.cloud.command import Command
 from tests.cloud.instance import Instance
 from tests.cloud.waiting import eventually
 
 HOLD = "sleep 300"
+# Before a command of ours that asks for credentials: what the bootstrap sets, and for its reason.
+PATIENT = tuple(f"export {name}={value}" for name, value in PATIENCE.items())
 
 
 def request(aws: Aws, **changes: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.cloud.asking import HOLD, code, launch, request, result, send
+from tests.cloud.asking import HOLD, PATIENT, code, launch, request, result, send
 from tests.cloud.aws import Aws
 from tests.cloud.waiting import eventually
 
@@ -114,9 +114,7 @@ def test_what_runs_on_an_instance_has_the_credentials_of_its_role_from_metadata(
     aws.client("s3").create_bucket(Bucket="lake")
     instance = launch(aws)
     (instance.folder / "reads.py").write_text(READS)
-    # As the bootstrap sets them: boto3 by itself asks once, for a second.
-    patience = "AWS_METADATA_SERVICE_TIMEOUT=5 AWS_METADATA_SERVICE_NUM_ATTEMPTS=10"
-    found = result(aws, send(aws, instance, f"{patience} python reads.py lake"), 100)
+    found = result(aws, send(aws, instance, *PATIENT, "python reads.py lake"), 100)
     assert found["Status"] == "Success", found["StandardErrorContent"]
     written = {
         (call.caller, call.parameters["Key"].split("/")[0])

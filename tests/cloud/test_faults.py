@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from tests.cloud.asking import code, launch, request, result, send
+from tests.cloud.asking import PATIENT, code, launch, request, result, send
 from tests.cloud.aws import Aws
 from tests.cloud.faults import AIRFLOW, Faults, Rule
 
@@ -78,7 +78,7 @@ def test_a_test_can_act_at_one_call_of_one_caller(tmp_path: Path) -> None:
         aws.client("s3").create_bucket(Bucket="lake")
         put = "import boto3; boto3.client('s3').put_object(Bucket='lake', Key='k', Body=b'')"
         instance = launch(aws)
-        found = result(aws, send(aws, instance, f'python -c "{put}"'))
+        found = result(aws, send(aws, instance, *PATIENT, f'python -c "{put}"'))
         assert "AccessDenied" in found["StandardErrorContent"]
         aws.client("s3", caller=AIRFLOW).put_object(Bucket="lake", Key="k", Body=b"")
     assert seen == [f"{instance.id} PutObject", "airflow PutObject"]
