@@ -12,14 +12,17 @@ big-endian, modulo 10,000, is the user's bucket. The salts are independent quest
 * ``holdout|<holdout>`` against its share: users who are kept out of all of them.
 
 The table only ever grows: a user stays in the variant that was logged first, and a rerun of an
-older date takes nothing away. Users who do not count (in two variants, exposed before the start)
-stay in it with the reason, so that they are counted and nobody has to wonder.
+older date takes nothing away. Users who do not count (in two variants, exposed before the start,
+put on the list of excluded users later) stay in it with the reason, so that they are counted and
+nobody has to wonder.
 """
 
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -30,13 +33,13 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 
 from lumos import ledger
-from lumos.config import Recipe
 from lumos.delta import add_columns, open_table, predicate, read
 from lumos.experiment.declaration import NUM_BUCKETS, Experiment, nothing_runs, running
+from lumos.experiment.faults import Faults
 from lumos.experiment.held import beside, digest, freeze
 from lumos.experiment.logs import eligible_users, logged_exposures
+from lumos.experiment.texts import read_text
 from lumos.experiment.views import pinned, pinned_views
-from lumos.settings import Settings
 from lumos.tables import table_uri, tables
 from lumos.verbs import Report, Request, TableWritten
 
@@ -44,6 +47,7 @@ log = logging.getLogger(__name__)
 
 TWO_VARIANTS = "in two variants"
 TOO_EARLY = "exposed before the start"
+LISTED = "on the list of excluded users"
 _COMMIT_ATTEMPTS = 8
 
 
@@ -120,48 +124,100 @@ def assign(request: Request) -> Report:
 
     Raises:
         BadInput: An unknown experiment, one that does not run on the date or whose file has
-            changed, a SELECT that is at fault, or no users table yet.
+            changed, a SELECT that is at fault, or no users table yet. What is wrong with one
+            experiment is raised when all others are done.
     """
-    experiments = running(request)
+    faults = Faults()
+    experiments = faults.sound(running(request, faults), partial(_declared_as_before, request))
     if not experiments:
+        faults.refuse(())
         return request.report(details={"note": nothing_runs(request)})
-    freeze(request, experiments)
     needed = ["users"]
     if any(experiment.eligible or experiment.exposures for experiment in experiments):
         needed.append("activity")
     versions = pinned(request, needed)
     inputs: dict[str, int | str] = {**versions, "experiments": digest(request, experiments)}
-    if done := ledger.already_done(request, "exposures", inputs):
+    if done := ledger.already_done(request, "exposures", inputs | faults.inputs()):
+        faults.refuse(done.details["experiments"])
         return done
     registered = _registered(request, versions["users"])
-    rows, version = 0, 0
-    metrics: dict[str, float | None] = {}
-    notes: list[str] = []
+    found: list[_Assigned] = []
     # Spark is started for declarations that bring SQL; a hash needs none.
     with pinned_views(request, versions) if len(needed) > 1 else nullcontext(None) as spark:
         for experiment in experiments:
-            exposures, said = _exposures(request, registered, experiment, spark)
-            version = _keep(request.settings, request.recipe, exposures)
-            notes += said
-            exposed = _exposed_by(request, experiment, version)
-            rows += exposed.num_rows
-            counted = exposed.filter(pc.is_null(exposed["excluded"]))
-            for variant in experiment.variants:
-                count = pc.sum(pc.equal(counted["variant"], variant.name)).as_py() or 0
-                metrics[f"{experiment.name}.num_users.{variant.name}"] = float(count)
-            for reason in (TWO_VARIANTS, TOO_EARLY):
-                count = pc.sum(pc.equal(exposed["excluded"], reason)).as_py() or 0
-                if count:
-                    notes.append(f"{experiment.name}: {count:,} users do not count, {reason}")
+            with faults.kept():
+                found.append(_assigned(request, registered, experiment, spark))
+    names = [each.experiment.name for each in found]
+    if not found:
+        faults.refuse(())
+    notes = [note for each in found for note in each.notes]
     for note in notes:
         log.warning("%s", note)
+    rows = sum(each.num_rows for each in found)
     report = request.report(
-        tables=(TableWritten(table="exposures", version=version, rows=rows),),
-        metrics=metrics,
-        details={"experiments": [experiment.name for experiment in experiments], "notes": notes},
+        tables=(TableWritten(table="exposures", version=found[-1].version, rows=rows),),
+        metrics={
+            f"{each.experiment.name}.num_users.{variant}": float(count)
+            for each in found
+            for variant, count in each.counts.items()
+        },
+        details={"experiments": names, "notes": notes},
     )
-    first = min(experiment.start for experiment in experiments)
-    return ledger.record(request, report, inputs=inputs, first_day=first)
+    first = min(each.experiment.start for each in found)
+    ledger.record(request, report, inputs=inputs | faults.inputs(), first_day=first)
+    faults.refuse(names)
+    return report
+
+
+def _declared_as_before(request: Request, experiment: Experiment) -> None:
+    freeze(request, experiment)
+    # All files that it names are there.
+    digest(request, [experiment])
+
+
+@dataclass(frozen=True)
+class _Assigned:
+    """What became of one experiment: users who count by variant, and what to say of others."""
+
+    experiment: Experiment
+    version: int
+    num_rows: int
+    counts: dict[str, int]
+    notes: list[str]
+
+
+def _assigned(
+    request: Request, registered: pa.Table, experiment: Experiment, spark: SparkSession | None
+) -> _Assigned:
+    exposures, notes = _exposures(request, registered, experiment, spark)
+    listed, unknown = _listed(request, experiment, registered)
+    notes += unknown
+    version = _keep(request, experiment, exposures, listed)
+    exposed = _exposed_by(request, experiment, version)
+    counted = exposed.filter(pc.is_null(exposed["excluded"]))
+    counts = {
+        variant.name: pc.sum(pc.equal(counted["variant"], variant.name)).as_py() or 0
+        for variant in experiment.variants
+    }
+    for reason in (TWO_VARIANTS, TOO_EARLY, LISTED):
+        count = pc.sum(pc.equal(exposed["excluded"], reason)).as_py() or 0
+        if count:
+            notes.append(f"{experiment.name}: {count:,} users do not count, {reason}")
+    return _Assigned(experiment, version, exposed.num_rows, counts, notes)
+
+
+def _listed(
+    request: Request, experiment: Experiment, registered: pa.Table
+) -> tuple[pa.Array, list[str]]:
+    """Ids on the experiment's list of excluded users, and what to say of strangers on it."""
+    if experiment.excluded is None:
+        return pa.array([], pa.string()), []
+    text = read_text(beside(request, experiment, experiment.excluded))
+    listed = pa.array([line.strip() for line in text.splitlines() if line.strip()], pa.string())
+    unknown = len(listed) - (pc.sum(pc.is_in(listed, registered["user_id"])).as_py() or 0)
+    if not unknown:
+        return listed, []
+    return listed, [f"{experiment.name}: {unknown:,} of {experiment.excluded} are no users"]
 
 
 def _registered(request: Request, version: int) -> pa.Table:
@@ -187,13 +243,6 @@ def _exposures(
     ids = registered["user_id"].cast(pa.string())
     days = registered["registered_on"].to_numpy().astype("datetime64[D]")
     first = exposed_from(ids.to_pylist(), days, experiment)
-    if experiment.excluded is not None:
-        text = beside(request, experiment, experiment.excluded).read_text(encoding="utf-8")
-        listed = pa.array([line.strip() for line in text.splitlines() if line.strip()], pa.string())
-        first[pc.is_in(ids, listed).to_numpy()] = None
-        unknown = len(listed) - (pc.sum(pc.is_in(listed, ids)).as_py() or 0)
-        if unknown:
-            notes.append(f"{experiment.name}: {unknown:,} of {experiment.excluded} are no users")
     if experiment.eligible is not None:
         assert spark is not None
         eligible = eligible_users(request, spark, experiment, experiment.eligible)
@@ -246,27 +295,29 @@ _LOG = pa.schema(
 )  # fmt: skip
 
 
-def _keep(settings: Settings, recipe: Recipe, exposed: pa.Table) -> int:
+def _keep(request: Request, experiment: Experiment, exposed: pa.Table, listed: pa.Array) -> int:
     """Add who is not there yet, and move an exposure to an earlier day where late data says so.
 
-    Both can be done in any order and any number of times with the same result. A MERGE, not an
-    overwrite: two dates that run at the same time must not lose each other's users.
+    Who is on the list of excluded users is not added; who was there before does not count while
+    the list has them. All of this can be done in any order and any number of times with the same
+    result. A MERGE, not an overwrite: two dates that run at the same time must not lose each
+    other's users.
 
     Returns:
         The Delta version that holds all of ``exposed``.
     """
-    declared = tables(recipe)["exposures"]
-    uri = table_uri(settings, recipe, "exposures")
+    declared = tables(request.recipe)["exposures"]
+    uri = table_uri(request.settings, request.recipe, "exposures")
     if open_table(uri) is not None:
-        add_columns(uri, declared.arrow_schema(recipe))
+        add_columns(uri, declared.arrow_schema(request.recipe))
     for attempt in range(_COMMIT_ATTEMPTS):
         table = open_table(uri) or DeltaTable.create(
             uri,
-            schema=declared.arrow_schema(recipe),
+            schema=declared.arrow_schema(request.recipe),
             partition_by=list(declared.partition),
             mode="ignore",
         )
-        news = _news(table, exposed)
+        news = _news(table, experiment, exposed, listed)
         if not news.num_rows:
             break
         try:
@@ -280,7 +331,7 @@ def _keep(settings: Settings, recipe: Recipe, exposed: pa.Table) -> int:
                 .when_matched_update(
                     {
                         "exposed_on": "least(s.exposed_on, t.exposed_on)",
-                        "excluded": "coalesce(t.excluded, s.excluded)",
+                        "excluded": f"coalesce(nullif(t.excluded, '{LISTED}'), s.excluded)",
                     }
                 )
                 .when_not_matched_insert_all()
@@ -295,26 +346,35 @@ def _keep(settings: Settings, recipe: Recipe, exposed: pa.Table) -> int:
     return table.version()
 
 
-def _news(table: DeltaTable, exposed: pa.Table) -> pa.Table:
-    """The rows of ``exposed`` that are new, earlier than what the table has, or excluded by now."""
-    names = pc.unique(exposed["experiment"]).to_pylist()
-    if not names:
-        return exposed
-    known = pa.table(
-        table.scan(
-            columns=["user_id", "exposed_on", "excluded"], predicate=predicate(experiment=names[0])
-        )
-    )
-    known = known.rename_columns(["user_id", "known_on", "known_as"]).cast(
-        pa.schema([("user_id", pa.string()), ("known_on", pa.date32()), ("known_as", pa.string())])
-    )
-    joined = exposed.join(known, "user_id", join_type="left outer")
-    is_excluded = pc.and_(pc.is_valid(joined["excluded"]), pc.is_null(joined["known_as"]))
-    is_news = pc.or_kleene(
-        pc.or_(pc.is_null(joined["known_on"]), is_excluded),
-        pc.less(joined["exposed_on"], joined["known_on"]),
-    )
-    return joined.filter(is_news).select(exposed.column_names).sort_by("user_id")
+def _news(
+    table: DeltaTable, experiment: Experiment, exposed: pa.Table, listed: pa.Array
+) -> pa.Table:
+    """The rows that the table must get: new, earlier, or excluded for another reason than now."""
+    columns = exposed.column_names
+    exposed = exposed.cast(pa.schema([(name, _EXPOSED[name]) for name in columns]))
+    known = pa.table(table.scan(columns=columns, predicate=predicate(experiment=experiment.name)))
+    was = {name: f"was_{name}" for name in columns if name != "user_id"}
+    known = known.cast(exposed.schema).rename_columns([was.get(name, name) for name in columns])
+    both = exposed.join(known, "user_id", join_type="full outer")
+    is_listed = pc.is_in(both["user_id"], listed)
+    is_known = pc.is_valid(both["was_exposed_on"])
+    since = pc.min_element_wise(both["exposed_on"], both["was_exposed_on"])
+    # That a user is listed may end; every other reason stays.
+    stays = pc.if_else(pc.equal(both["was_excluded"], LISTED), None, both["was_excluded"])
+    reason = pc.coalesce(stays, both["excluded"], pc.if_else(is_listed, LISTED, None))
+    is_moved = pc.less(since, both["was_exposed_on"])
+    is_judged_anew = pc.not_equal(pc.fill_null(reason, ""), pc.fill_null(both["was_excluded"], ""))
+    is_news = pc.if_else(is_known, pc.or_(is_moved, is_judged_anew), pc.invert(is_listed))
+    cells = {name: pc.coalesce(both[name], both[was[name]]) for name in was}
+    cells |= {"user_id": both["user_id"], "exposed_on": since, "excluded": reason}
+    rows = pa.table([cells[name] for name in columns], names=columns).cast(exposed.schema)
+    return rows.filter(is_news).sort_by("user_id")
+
+
+_EXPOSED = {
+    "experiment": pa.string(), "user_id": pa.string(), "variant": pa.string(),
+    "exposed_on": pa.date32(), "excluded": pa.string(),
+}  # fmt: skip
 
 
 def _exposed_by(request: Request, experiment: Experiment, version: int) -> pa.Table:

@@ -17,6 +17,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from lumos.config import Config, Name, Recipe, explain
 from lumos.dates import day_number
+from lumos.experiment.faults import Faults
+from lumos.experiment.texts import read_text
 from lumos.settings import Settings
 from lumos.verbs import BadInput, Request
 
@@ -237,23 +239,33 @@ def folder(settings: Settings, recipe: Recipe) -> Path:
     return settings.sql_root / recipe.sql_folder / "experiments"
 
 
-def declared(settings: Settings, recipe: Recipe) -> tuple[Experiment, ...]:
+def declared(settings: Settings, recipe: Recipe, faults: Faults) -> tuple[Experiment, ...]:
     """Every declared experiment, by name.
 
-    Raises:
-        BadInput: A file is no valid declaration, or two of them want the same users.
+    Args:
+        settings: Where SQL lies.
+        recipe: Whose experiments.
+        faults: Gets those of files that are no valid declaration, or want the users of another
+            experiment that began before.
     """
-    found = tuple(_read(path, recipe) for path in sorted(folder(settings, recipe).glob("*.toml")))
-    _refuse_meeting(found)
-    return found
+    found: list[Experiment] = []
+    for path in sorted(folder(settings, recipe).glob("*.toml")):
+        with faults.kept():
+            found.append(_read(path, recipe))
+    sound: list[Experiment] = []
+    for experiment in sorted(found, key=lambda item: (item.start, item.name)):
+        with faults.kept():
+            _refuse_meeting(experiment, sound)
+            sound.append(experiment)
+    return tuple(sorted(sound, key=lambda item: item.name))
 
 
 def _read(path: Path, recipe: Recipe) -> Experiment:
     try:
-        experiment = Experiment.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        experiment = Experiment.model_validate(tomllib.loads(read_text(path)))
     except ValidationError as error:
         raise BadInput(f"{path}: {explain(error)}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path} is not TOML: {error}") from error
     if experiment.name != path.stem:
         msg = f"{path}: name={experiment.name!r}, expected {path.stem!r}, as the file is called"
@@ -273,34 +285,36 @@ def _read(path: Path, recipe: Recipe) -> Experiment:
     return experiment
 
 
-def _refuse_meeting(experiments: Sequence[Experiment]) -> None:
+def _refuse_meeting(one: Experiment, earlier: Sequence[Experiment]) -> None:
     """Two experiments of a layer that run on the same day may not share a bucket."""
-    for index, one in enumerate(experiments):
-        for other in experiments[:index]:
-            if one.layer is None or other.layer is None or one.layer.name != other.layer.name:
-                continue
-            (first, end), (other_first, other_end) = one.layer.buckets, other.layer.buckets
-            at_once = one.start <= other.end and other.start <= one.end
-            if at_once and first < other_end and other_first < end:
-                msg = (
-                    f"experiments {other.name} and {one.name} run at once and both want buckets "
-                    f"{max(first, other_first)} to {min(end, other_end)} of layer "
-                    f"{one.layer.name}; give each its own, or another layer"
-                )
-                raise BadInput(msg)
+    for other in earlier:
+        if one.layer is None or other.layer is None or one.layer.name != other.layer.name:
+            continue
+        (first, end), (other_first, other_end) = one.layer.buckets, other.layer.buckets
+        at_once = one.start <= other.end and other.start <= one.end
+        if at_once and first < other_end and other_first < end:
+            msg = (
+                f"experiments {other.name} and {one.name} run at once and both want buckets "
+                f"{max(first, other_first)} to {min(end, other_end)} of layer "
+                f"{one.layer.name}; give each its own, or another layer"
+            )
+            raise BadInput(msg)
 
 
 def named(request: Request) -> Experiment:
     """The experiment asked for, on whatever days it runs.
 
     Raises:
-        BadInput: None was named, or there is none of that name.
+        BadInput: None was named, there is none of that name, or its file is at fault.
     """
-    known = declared(request.settings, request.recipe)
+    faults = Faults()
+    known = declared(request.settings, request.recipe, faults)
     name = request.options.get("experiment")
     for experiment in known:
         if experiment.name == name:
             return experiment
+    # The one that is asked for may be the one at fault.
+    faults.refuse(())
     names = ", ".join(experiment.name for experiment in known) or "none"
     wrong = f"recipe {request.recipe.name} has no experiment {name!r}" if name else "which one?"
     msg = (
@@ -310,15 +324,17 @@ def named(request: Request) -> Experiment:
     raise BadInput(msg)
 
 
-def running(request: Request) -> tuple[Experiment, ...]:
+def running(request: Request, faults: Faults) -> tuple[Experiment, ...]:
     """The experiment asked for, or all of which the date is a day, which may be none.
+
+    ``faults`` gets those of declarations; that of the experiment asked for is raised.
 
     Raises:
         BadInput: No such experiment, or the one asked for does not run on the date.
     """
     name = request.options.get("experiment") or None
     if name is None:
-        known = declared(request.settings, request.recipe)
+        known = declared(request.settings, request.recipe, faults)
         return tuple(experiment for experiment in known if experiment.runs_on(request.date))
     experiment = named(request)
     if not experiment.runs_on(request.date):
@@ -332,6 +348,6 @@ def running(request: Request) -> tuple[Experiment, ...]:
 
 def nothing_runs(request: Request) -> str:
     """What a verb of this room says of a date on which nothing is compared."""
-    known = [e.name for e in declared(request.settings, request.recipe)]
+    known = [e.name for e in declared(request.settings, request.recipe, Faults())]
     what = f"none of {', '.join(known)} runs" if known else "no experiment is declared"
     return f"recipe {request.recipe.name}: {what} on {request.date}: nothing to assign or measure"

@@ -15,6 +15,7 @@ import pyarrow as pa
 from lumos.delta import predicate, read, replace
 from lumos.experiment.declaration import Experiment, folder
 from lumos.experiment.metrics import load_metric
+from lumos.experiment.texts import read_text
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Request
 
@@ -58,49 +59,47 @@ def _selects(request: Request, experiment: Experiment) -> dict[str, str]:
     }
     for name in (experiment.eligible, experiment.exposures):
         if name is not None:
-            texts[name] = beside(request, experiment, name).read_text(encoding="utf-8")
+            texts[name] = read_text(beside(request, experiment, name))
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
 
-def freeze(request: Request, experiments: Sequence[Experiment]) -> None:
-    """Write down each declaration on its first day, or hold its file to what was written.
+def freeze(request: Request, experiment: Experiment) -> None:
+    """Write down a declaration on its first day, or hold its file to what was written.
 
     Raises:
         BadInput: A file has changed in what may not change any more.
     """
     declared_as = tables(request.recipe)["experiments"]
-    for experiment in experiments:
-        frozen = _frozen(request, experiment.name)
-        row = {
-            "experiment": experiment.name,
-            "frozen_on": request.date,
-            "assigned_until": request.date,
-            "declaration": experiment.model_dump_json(),
-            "selects": json.dumps(_selects(request, experiment)),
-        }
-        if frozen is not None:
-            _refuse_changes(request, experiment, frozen)
-            row["frozen_on"] = min(frozen["frozen_on"], request.date)
-            row["assigned_until"] = max(frozen["assigned_until"], request.date)
-        if row != frozen:
-            replace(
-                table_uri(request.settings, request.recipe, "experiments"),
-                pa.Table.from_pylist([row], schema=declared_as.arrow_schema(request.recipe)),
-                where=predicate(experiment=experiment.name),
-                partition=declared_as.partition,
-            )
+    frozen = _frozen(request, experiment.name)
+    row = {
+        "experiment": experiment.name,
+        "frozen_on": request.date,
+        "assigned_until": request.date,
+        "declaration": experiment.model_dump_json(),
+        "selects": json.dumps(_selects(request, experiment)),
+    }
+    if frozen is not None:
+        _refuse_changes(request, experiment, frozen)
+        row["frozen_on"] = min(frozen["frozen_on"], request.date)
+        row["assigned_until"] = max(frozen["assigned_until"], request.date)
+    if row != frozen:
+        replace(
+            table_uri(request.settings, request.recipe, "experiments"),
+            pa.Table.from_pylist([row], schema=declared_as.arrow_schema(request.recipe)),
+            where=predicate(experiment=experiment.name),
+            partition=declared_as.partition,
+        )
 
 
-def hold(request: Request, experiments: Sequence[Experiment]) -> None:
+def hold(request: Request, experiment: Experiment) -> None:
     """The files still say what `assign` has written down.
 
     Raises:
-        BadInput: A file has changed in what may not change any more.
+        BadInput: A file has changed in what may not change any more, or is gone.
     """
-    for experiment in experiments:
-        frozen = _frozen(request, experiment.name)
-        if frozen is not None:
-            _refuse_changes(request, experiment, frozen)
+    frozen = _frozen(request, experiment.name)
+    if frozen is not None:
+        _refuse_changes(request, experiment, frozen)
 
 
 def _frozen(request: Request, name: str) -> dict[str, Any] | None:

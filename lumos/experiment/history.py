@@ -25,7 +25,8 @@ from lumos.experiment.effects import DENOMINATOR, NUMERATOR
 from lumos.experiment.held import digest
 from lumos.experiment.logs import eligible_users
 from lumos.experiment.metrics import Metric, load_metric
-from lumos.experiment.reduce import BEFORE, run_metric, user_days
+from lumos.experiment.moments import BEFORE
+from lumos.experiment.reduce import run_metric, user_days
 from lumos.experiment.simulate import History
 from lumos.experiment.sums import FORECAST
 from lumos.tables import table_uri

@@ -62,11 +62,11 @@ def judged(found: Reduced, date: dt.date, earlier: Sequence[Mapping[str, Any]]) 
         earlier: Rows of ``looks`` of this experiment, of any date.
     """
     experiment = found.experiment
-    srm = sample_ratio_p_value(
-        [found.counts[variant.name] for variant in experiment.variants],
-        [float(share) for share in bucket_shares(experiment)],
-    )
+    srm = _split(found)
     is_broken = srm < experiment.srm_alpha
+    if found.empty:
+        # Lost exposures of a whole variant are a broken split like any other.
+        return Judged(srm, is_broken, [], [], [])
     effects: list[Row] = []
     looks: list[Row] = []
     for treatment in experiment.treatments:
@@ -84,6 +84,16 @@ def judged(found: Reduced, date: dt.date, earlier: Sequence[Mapping[str, Any]]) 
     for look_row in looks:
         look_row["advice"] = _advice(experiment, look_row, crossed, is_broken=is_broken)
     return Judged(srm, is_broken, effects, looks, crossed)
+
+
+def _split(found: Reduced) -> float:
+    """The p of the sample ratio; nobody at all says nothing against it."""
+    if not any(found.counts.values()):
+        return 1.0
+    return sample_ratio_p_value(
+        [found.counts[variant.name] for variant in found.experiment.variants],
+        [float(share) for share in bucket_shares(found.experiment)],
+    )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from lumos.aggregate.contract import blaming
 from lumos.experiment.declaration import Experiment
 from lumos.experiment.held import beside
+from lumos.experiment.texts import read_text
 from lumos.verbs import BadInput, Request
 
 
@@ -92,7 +93,7 @@ def _select(
     path = beside(request, experiment, name)
     try:
         frame = spark.sql(
-            path.read_text(encoding="utf-8"),
+            read_text(path),
             args={"start": experiment.start, "as_of": request.date},
         )
     except (AnalysisException, ParseException) as error:

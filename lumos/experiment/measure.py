@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from lumos import ledger
 from lumos.delta import open_table, predicate, read, replace
 from lumos.experiment.declaration import ALL, Experiment, nothing_runs, running
 from lumos.experiment.effects import SIMULATED_SPLIT
+from lumos.experiment.faults import Faults
 from lumos.experiment.figures import Figure, figure, write_figures
 from lumos.experiment.held import digest, hold
 from lumos.experiment.judge import Judged, Row, judged
@@ -38,33 +40,30 @@ def measure(request: Request) -> Report:
 
     Raises:
         BadInput: An unknown experiment, one that does not run on the date or whose file has
-            changed, a table that is not ready, a metric at fault, or a variant without users.
+            changed, a table that is not ready, or a metric at fault. What is wrong with one
+            experiment is raised when all others are done.
     """
-    experiments = running(request)
+    faults = Faults()
+    experiments = faults.sound(running(request, faults), partial(_as_declared, request))
     if not experiments:
+        faults.refuse(())
         return request.report(details={"note": nothing_runs(request)})
-    hold(request, experiments)
     needed = ["activity", "exposures"]
     needed += ["users"] if any(experiment.segments for experiment in experiments) else []
     versions = pinned(request, needed)
+    experiments = _started(request, experiments, versions["activity"], faults)
     publications = {item.name: publication(request, item, item.start) for item in experiments}
     inputs: dict[str, int | str] = {
         **versions,
         "experiments": digest(request, experiments),
         **{f"scores.{name}": row["scores_version"] for name, row in publications.items() if row},
     }
-    if done := ledger.already_done(request, "effects", inputs):
+    if done := ledger.already_done(request, "effects", inputs | faults.inputs()):
+        faults.refuse(done.details["experiments"])
         return done
-    _check_start(request, experiments, versions["activity"])
-    found: list[_Found] = []
-    # A metric is added up twice: over the days since exposure, and over those before.
-    passes = 2 * sum(len(experiment.metrics) for experiment in experiments)
-    # Of a year's table an experiment reads weeks, which compiled queries are not worth.
-    first_day = min(item.start - dt.timedelta(days=item.pre_days) for item in experiments)
-    with pinned_views(request, versions, passes=passes, first_day=first_day) as spark:
-        for experiment in experiments:
-            sums = reduced(spark, request, experiment, publications[experiment.name])
-            found.append((sums, judged(sums, request.date, _looks(request, experiment))))
+    found = _measured(request, experiments, versions, publications, faults)
+    if not found:
+        faults.refuse(())
     written = (
         _write_outcomes(request, found, versions["activity"]),
         _write(request, "moments", [(sums, _moment_rows(sums, request)) for sums, _ in found]),
@@ -84,8 +83,38 @@ def measure(request: Request) -> Report:
             "notes": [note for sums, one in found for note in _notes(request, sums, one)],
         },
     )
-    first = min(experiment.start for experiment in experiments)
-    return ledger.record(request, report, inputs=inputs, first_day=first)
+    first = min(sums.experiment.start for sums, _ in found)
+    ledger.record(request, report, inputs=inputs | faults.inputs(), first_day=first)
+    faults.refuse(list(figures))
+    return report
+
+
+def _as_declared(request: Request, experiment: Experiment) -> None:
+    hold(request, experiment)
+    # All files that it names are there.
+    digest(request, [experiment])
+
+
+def _measured(
+    request: Request,
+    experiments: Sequence[Experiment],
+    versions: Mapping[str, int],
+    publications: Mapping[str, Mapping[str, Any] | None],
+    faults: Faults,
+) -> list[_Found]:
+    if not experiments:
+        return []
+    found: list[_Found] = []
+    # A metric is added up twice: over the days since exposure, and over those before.
+    passes = 2 * sum(len(experiment.metrics) for experiment in experiments)
+    # Of a year's table an experiment reads weeks, which compiled queries are not worth.
+    first_day = min(item.start - dt.timedelta(days=item.pre_days) for item in experiments)
+    with pinned_views(request, versions, passes=passes, first_day=first_day) as spark:
+        for experiment in experiments:
+            with faults.kept():
+                sums = reduced(spark, request, experiment, publications[experiment.name])
+                found.append((sums, judged(sums, request.date, _looks(request, experiment))))
+    return found
 
 
 def _looks(request: Request, experiment: Experiment) -> list[dict[str, Any]]:
@@ -96,20 +125,26 @@ def _looks(request: Request, experiment: Experiment) -> list[dict[str, Any]]:
     return [] if rows is None else list(rows.to_pylist())
 
 
-def _check_start(request: Request, experiments: Sequence[Experiment], version: int) -> None:
+def _started(
+    request: Request, experiments: Sequence[Experiment], version: int, faults: Faults
+) -> tuple[Experiment, ...]:
     """Activity that begins after an experiment does would make its first days look empty."""
     table = open_table(table_uri(request.settings, request.recipe, "activity"), version)
     days = pa.table(table.get_add_actions(flatten=True))["partition.day"] if table else []
     begins = pc.min(pc.cast(days, pa.date32())).as_py() if len(days) else None
-    late = [item for item in experiments if begins is None or item.start < begins]
-    if late:
-        num_days = (request.date - min(item.start for item in late)).days + 1
+
+    def check(experiment: Experiment) -> None:
+        if begins is not None and begins <= experiment.start:
+            return
+        num_days = (request.date - experiment.start).days + 1
         msg = (
             f"activity of recipe {request.recipe.name} begins on {begins}, but experiment "
-            f"{late[0].name} started on {late[0].start}. Run lumos aggregate "
-            f"--date {request.date} --days {num_days} (or more), then lumos measure again."
+            f"{experiment.name} started on {experiment.start}. Run lumos aggregate "
+            f"--date {request.date} --days {num_days} (or more), then lumos measure again"
         )
         raise BadInput(msg)
+
+    return faults.sound(experiments, check)
 
 
 def _write_outcomes(request: Request, found: Sequence[_Found], activity: int) -> TableWritten:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lumos.config import Recipe
+from lumos.experiment.texts import read_text
 from lumos.settings import Settings, shipped_sql
 from lumos.verbs import BadInput
 
@@ -42,7 +43,7 @@ def load_metric(settings: Settings, recipe: Recipe, name: str) -> Metric:
             f"there are {', '.join(known)}"
         )
         raise BadInput(msg)
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     quantile = _HEADER.search(text)
     title = next(
         (line.removeprefix("--").strip() for line in text.splitlines() if line.startswith("--")),

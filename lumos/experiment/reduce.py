@@ -6,35 +6,33 @@ count), ``day`` (null for a user who did nothing), ``active``, and the activity 
 names that the experiment's declaration gives them. It returns a row a user: ``user_id``,
 ``numerator`` and, for a ratio, ``denominator``. The same SELECT over the days before exposure makes
 the covariate. Users are then added up by variant, with all products of numerator, denominator and
-covariates: whatever statistics ask for later comes from these sums, without another look at a user.
-Sums are exact decimals, so that the order in which Spark adds changes no bit.
+covariates (:mod:`lumos.experiment.moments`): whatever statistics ask for later comes from these
+sums, without another look at a user.
 """
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
-from lumos.aggregate.contract import blaming
 from lumos.config import Recipe
 from lumos.experiment.declaration import ALL, Experiment
-from lumos.experiment.effects import DENOMINATOR, NUMERATOR, ONE, Moments
+from lumos.experiment.effects import DENOMINATOR, NUMERATOR
 from lumos.experiment.metrics import Metric, load_metric
-from lumos.experiment.sums import FORECAST, BySegment, Reduced
+from lumos.experiment.moments import added_up
+from lumos.experiment.sums import FORECAST, Reduced
 from lumos.settings import Settings, shipped_sql
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Request
 
-BEFORE = "pre_"
-# Values are added as decimals of 18 digits, 6 of them after the point.
-_EXACT, _LARGEST = "decimal(18,6)", 1e12
+# A mean of exact decimals is the same in whatever order Spark adds them.
+_EXACT = "decimal(30,18)"
 
 
 def user_days(
@@ -104,8 +102,10 @@ def reduced(
 
     ``publication`` is the manifest of the scores that serve as covariate.
 
+    Where a variant has no users yet, only users are counted.
+
     Raises:
-        BadInput: A variant has no users yet, or a metric's SELECT is at fault.
+        BadInput: A metric's SELECT is at fault.
     """
     settings, recipe = request.settings, request.recipe
     arguments = {
@@ -119,6 +119,13 @@ def reduced(
         return spark.sql(_sql(settings, name), args=arguments)
 
     counts, excluded, last = _counts(spark, request, experiment)
+    if empty := [name for name, count in counts.items() if not count]:
+        none = tables(recipe)["outcomes"].arrow_schema(recipe).empty_table()
+        note = (
+            f"no users yet in {', '.join(empty)} by {request.date}, so nothing is compared; "
+            f"lumos assign --date {request.date} exposes them"
+        )
+        return Reduced(experiment, counts, excluded, 0, none, {}, (note,))
     start, activity = experiment.start, spark.table("activity")
     begins = start - dt.timedelta(days=experiment.pre_days)
     # From here on a user is a number: it is dealt out, sorted and compared far faster than an id.
@@ -149,7 +156,7 @@ def reduced(
         users, missing = _predicted(spark, request, users, experiment, publication)
         users = stack.enter_context(_kept(_by_number(users), "user_id"))
         moments = {
-            metric.name: _moments(metric, users, *frames[metric.name], counts) for metric in metrics
+            metric.name: added_up(metric, users, *frames[metric.name], counts) for metric in metrics
         }
         num_rows_before = _rows_before(spark, experiment) if last > start else 0
     return Reduced(
@@ -208,15 +215,7 @@ def _counts(
             counts[row["variant"]] = row["num_users"]
         else:
             excluded[row["excluded"]] = excluded.get(row["excluded"], 0) + row["num_users"]
-    empty = [name for name, count in counts.items() if not count]
-    if empty:
-        msg = (
-            f"experiment {experiment.name} has no users in {', '.join(empty)} by {request.date}, "
-            f"of {', '.join(names)}. Run lumos assign --date {request.date} "
-            f"--experiment {experiment.name}, or wait for more users"
-        )
-        raise BadInput(msg)
-    return counts, excluded, max(row["last"] for row in found)
+    return counts, excluded, max((row["last"] for row in found), default=experiment.start)
 
 
 def _rows_before(spark: SparkSession, experiment: Experiment) -> int:
@@ -290,89 +289,6 @@ def _predicted(
         FORECAST, F.coalesce(F.col(FORECAST).cast("double"), F.lit(float(mean or 0.0)))
     )
     return filled, missing if lacking else ()
-
-
-def _moments(
-    metric: Metric,
-    users: DataFrame,
-    since: DataFrame,
-    before: DataFrame,
-    counts: Mapping[str, int],
-) -> BySegment:
-    """All products of a metric's columns and covariates, added up by segment and variant."""
-    values = [name for name in since.columns if name != "user_id"]
-    earlier = before.select("user_id", *(F.col(name).alias(BEFORE + name) for name in values))
-    joined = users.join(since, "user_id", "left").join(earlier, "user_id", "left")
-    names = [*values, *(BEFORE + name for name in values)]
-    names += [FORECAST] if FORECAST in users.columns else []
-    with blaming(metric.path):
-        caps = _caps(metric, joined, (NUMERATOR, BEFORE + NUMERATOR))
-        rows = _sums(joined, names, caps).collect()
-    for row in rows:
-        _refuse_values(metric, names, row.asDict())
-    found = sum(int(row["0_0"]) for row in rows if row["segment"] == ALL)
-    if found != sum(counts.values()):
-        msg = (
-            f"{metric.path} returns more than one row for a user ({found:,} rows for "
-            f"{sum(counts.values()):,} users); GROUP BY user_id"
-        )
-        raise BadInput(msg)
-    moments: dict[str, dict[str, Moments]] = {}
-    for row in rows:
-        moments.setdefault(row["segment"], {})[row["variant"]] = _as_moments(names, row.asDict())
-    return moments
-
-
-def _caps(metric: Metric, joined: DataFrame, names: Sequence[str]) -> dict[str, float]:
-    """The quantile of all users together, so that no variant has a cap of its own."""
-    if metric.winsorize is None:
-        return {}
-    quantiles = [F.percentile(F.coalesce(name, F.lit(0.0)), metric.winsorize) for name in names]
-    found = joined.agg(*quantiles).collect()[0]
-    return dict(zip(names, found, strict=True))
-
-
-def _sums(joined: DataFrame, names: Sequence[str], caps: Mapping[str, float]) -> DataFrame:
-    def exact(name: str) -> Column:
-        value = F.coalesce(name, F.lit(0.0))
-        capped = F.least(value, F.lit(caps[name])) if name in caps else value
-        # What does not fit is counted below, and refused.
-        return F.coalesce(capped.try_cast(_EXACT), F.lit(0).cast(_EXACT))
-
-    cells = joined.select(
-        "variant",
-        F.explode("segments").alias("segment"),
-        *names,
-        F.lit(1).cast(_EXACT).alias("v0"),
-        *(exact(name).alias(f"v{index}") for index, name in enumerate(names, start=1)),
-    )
-    size = len(names) + 1
-    products = [
-        F.sum(F.col(f"v{i}") * F.col(f"v{j}")).cast("double").alias(f"{i}_{j}")
-        for i in range(size)
-        for j in range(i, size)
-    ]
-    odd = [
-        F.count_if(F.isnan(name) | (F.abs(name) >= _LARGEST)).alias(f"odd_{name}") for name in names
-    ]
-    return cells.groupBy("segment", "variant").agg(*products, *odd)
-
-
-def _refuse_values(metric: Metric, names: Sequence[str], row: Mapping[str, Any]) -> None:
-    for name in names:
-        if row[f"odd_{name}"]:
-            msg = (
-                f"{metric.path}: {row[f'odd_{name}']:,} users of variant {row['variant']} have a "
-                f"{name} that is not a finite number below {_LARGEST:g}; mend the rows in activity "
-                "(lumos validate finds them), or leave them out in the SELECT"
-            )
-            raise BadInput(msg)
-
-
-def _as_moments(names: Sequence[str], row: Mapping[str, Any]) -> Moments:
-    size = len(names) + 1
-    matrix = np.array([[row[f"{min(i, j)}_{max(i, j)}"] for j in range(size)] for i in range(size)])
-    return Moments((ONE, *names), matrix)
 
 
 def _sql(settings: Settings, name: str) -> str:

@@ -11,9 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pyspark.sql import SparkSession
+
 from lumos import ledger
 from lumos.experiment.declaration import ADJUSTMENTS, Experiment, declared, named
+from lumos.experiment.faults import Faults
 from lumos.experiment.figures import Figure, figure, write_figures
+from lumos.experiment.held import digest
 from lumos.experiment.history import begins, inputs_of, past, refuse_without_forecast
 from lumos.experiment.plan import covariates, shares
 from lumos.experiment.simulate import (
@@ -53,59 +57,82 @@ def replay(request: Request) -> Report:
     """A/A replays of each declared experiment, on the planned days that end on the date.
 
     Raises:
-        BadInput: An unknown experiment, tables that are not ready, or a history too short.
+        BadInput: An unknown experiment, tables that are not ready, or a history too short. What
+            is wrong with one experiment is raised when all others are done.
         GateRefused: Some analysis finds more, or less, than chance allows.
     """
     asked = request.options.get("experiment")
-    known = (named(request),) if asked else declared(request.settings, request.recipe)
+    faults = Faults()
+    known = (named(request),) if asked else declared(request.settings, request.recipe, faults)
     if not known:
+        faults.refuse(())
         note = f"recipe {request.recipe.name} declares no experiment: nothing to replay"
         return request.report(details={"note": note})
     versions = pinned(request, ("activity", "users"))
     scores = {
         item.name: publication(request, item, begins(request, item.planned_days)) for item in known
     }
-    for experiment in known:
-        refuse_without_forecast(request, experiment, scores[experiment.name] is not None)
-    inputs = inputs_of(request, known, versions, *scores.values())
-    if done := ledger.already_done(request, "replay", inputs):
+    known = faults.sound(known, lambda item: _can_replay(request, item, scores[item.name]))
+    inputs = inputs_of(request, known, versions, *(scores[item.name] for item in known))
+    if done := ledger.already_done(request, "replay", inputs | faults.inputs()):
+        faults.refuse(done.details["experiments"])
         return done
-    _refuse_again(request, inputs)
-    metrics: dict[str, float | None] = {}
-    critical: list[str] = []
-    version, count = 0, 0
+    _refuse_again(request, inputs | faults.inputs())
+    found: dict[str, list[Figure]] = {}
+    version = 0
     with pinned_views(request, versions) as spark:
         for experiment in known:
-            found = past(
-                spark,
-                request,
-                experiment,
-                names=tuple(experiment.metrics),
-                num_days=experiment.planned_days,
-                publication=scores[experiment.name],
-            )
-            rows = list(_rows(request, experiment, found.metrics))
-            version, count = write_figures(request, experiment, rows), count + len(rows)
-            metrics |= {f"{experiment.name}.{row['name']}": row["value"] for row in rows}
-            critical += [
-                f"{experiment.name}: {row['message']}"
-                for row in rows
-                if row["verdict"] == "critical"
-            ]
+            with faults.kept():
+                rows = _replayed(spark, request, experiment, scores[experiment.name])
+                version = write_figures(request, experiment, rows)
+                found[experiment.name] = rows
+    if not found:
+        faults.refuse(())
+    critical = [
+        f"{name}: {row['message']}"
+        for name, rows in found.items()
+        for row in rows
+        if row["verdict"] == "critical"
+    ]
+    written = TableWritten(table="metrics", version=version, rows=sum(map(len, found.values())))
     report = request.report(
-        tables=(TableWritten(table="metrics", version=version, rows=count),),
-        metrics=metrics,
-        details={"experiments": [item.name for item in known], "critical": critical},
+        tables=(written,),
+        metrics={f"{name}.{row['name']}": row["value"] for name in found for row in found[name]},
+        details={"experiments": list(found), "critical": critical},
     )
     ledger.record(
         request,
         report,
-        inputs=inputs,
+        inputs=inputs | faults.inputs(),
         verdict=ledger.REFUSED if critical else ledger.READY,
-        tables_written=(TableWritten(table="replay", version=version, rows=count),),
+        tables_written=(written.model_copy(update={"table": "replay"}),),
     )
     _refuse(critical)
+    faults.refuse(list(found))
     return report
+
+
+def _can_replay(request: Request, experiment: Experiment, scores: Mapping[str, Any] | None) -> None:
+    refuse_without_forecast(request, experiment, scores is not None)
+    # All files that it names are there.
+    digest(request, [experiment])
+
+
+def _replayed(
+    spark: SparkSession,
+    request: Request,
+    experiment: Experiment,
+    scores: dict[str, Any] | None,
+) -> list[Figure]:
+    found = past(
+        spark,
+        request,
+        experiment,
+        names=tuple(experiment.metrics),
+        num_days=experiment.planned_days,
+        publication=scores,
+    )
+    return list(_rows(request, experiment, found.metrics))
 
 
 def _refuse_again(request: Request, inputs: Mapping[str, int | str]) -> None:

@@ -33,3 +33,8 @@ class Reduced:
     outcomes: pa.Table
     moments: Mapping[str, BySegment]
     missing: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """Variants that have no users yet: there is nothing to compare."""
+        return tuple(name for name, count in self.counts.items() if not count)

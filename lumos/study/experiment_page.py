@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from lumos.experiment.declaration import Experiment, declared, nothing_runs, running
+from lumos.experiment.faults import Faults
 from lumos.study import experiment_plots as plots
 from lumos.study import pages
-from lumos.study.reviews import RULES, Review, Row, reviewed
+from lumos.study.reviews import RULES, Review, Row, measured_figures, reviewed
 from lumos.verbs import BadInput, GateRefused, Report, Request
 
 _Figures = list[tuple[str, str]]
@@ -25,19 +26,32 @@ def review(request: Request) -> Report:
     """Write a page for each running experiment, and the page that lists all; paths in the details.
 
     Raises:
-        BadInput: An unknown experiment, or one that was not measured on the date.
+        BadInput: An unknown experiment, or one that was not measured on the date. It is raised
+            when the pages of all others are written.
         GateRefused: A split is broken or a guardrail crossed. The pages are written.
     """
     written: dict[str, str] = {}
-    alarms = []
-    for experiment in running(request):
+    alarms: list[str] = []
+    notes: list[str] = []
+    faults = Faults()
+    for experiment in running(request, faults):
         found = reviewed(request, experiment)
         if found is None:
-            msg = (
-                f"experiment {experiment.name} of recipe {request.recipe.name} was not measured "
-                f"on {request.date}. Run lumos measure --date {request.date}"
-            )
-            raise BadInput(msg)
+            said = measured_figures(request, experiment.name)
+            if not said:
+                msg = (
+                    f"experiment {experiment.name} of recipe {request.recipe.name} was not "
+                    f"measured on {request.date}. Run lumos measure --date {request.date}"
+                )
+                faults.keep(BadInput(msg))
+            # It was measured, but a variant has no users yet: there is no effect to show.
+            for verdict, to in (("critical", alarms), ("warning", notes)):
+                to += [
+                    f"experiment {experiment.name}: {row['message']}"
+                    for row in said
+                    if row["verdict"] == verdict
+                ]
+            continue
         path = page_path(request, experiment.name)
         pages.write(path, pages.render("experiment.html.j2", _context(request, found)))
         written[experiment.name] = str(path)
@@ -47,8 +61,9 @@ def review(request: Request) -> Report:
     pages.write(index, pages.render("experiments.html.j2", _listed(request)))
     if alarms:
         raise GateRefused("; ".join(alarms))
-    details: dict[str, Any] = {"pages": written, "index": str(index)}
-    if not written:
+    faults.refuse(list(written))
+    details: dict[str, Any] = {"pages": written, "index": str(index), "notes": notes}
+    if not written and not notes:
         details["note"] = nothing_runs(request)
     return request.report(details=details)
 
@@ -65,7 +80,7 @@ def page_path(request: Request, name: str) -> Path:
 
 def _listed(request: Request) -> dict[str, Any]:
     """Each declared experiment, the newest first, with what its newest page says."""
-    known = declared(request.settings, request.recipe)
+    known = declared(request.settings, request.recipe, Faults())
     listed = [_newest(request, experiment) for experiment in known]
     listed.sort(key=lambda item: (item["experiment"].start, item["experiment"].name), reverse=True)
     return {"recipe": request.recipe, "experiments": listed}

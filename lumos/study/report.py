@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from lumos import ledger
 from lumos.config import Task
 from lumos.experiment.declaration import running
+from lumos.experiment.faults import Faults
 from lumos.study import operations, pages, plots, sections
 from lumos.study.curves import cross_fitted, gain, median_reliability, reliability
 from lumos.study.experiment_page import folder, page_path
@@ -205,7 +206,7 @@ def _timeline_figures(
 def _experiments(request: Request) -> list[dict[str, Any]]:
     """A verdict on each running experiment, and its page where that has been written."""
     found = []
-    for experiment in running(request):
+    for experiment in running(request, Faults()):
         told = reviewed(request, experiment)
         path = page_path(request, experiment.name)
         found.append(

@@ -298,14 +298,13 @@ def reviewed(request: Request, experiment: Experiment) -> Review | None:
         return None
     looks = _rows(request, "looks", versions, experiment=name, as_of=span)
     outcomes = _rows(request, "outcomes", versions, experiment=name, day=span)
-    checks = metric_rows(request, "measure", request.date)
     return Review(
         experiment=experiment,
         date=request.date,
         effects=today,
         looks=sorted(looks, key=lambda row: (row["day"], row["variant"])),
         days=_days(experiment, request.date, outcomes),
-        checks=[row for row in checks if row["segment"] == name],
+        checks=measured_figures(request, name),
         again={
             (row["as_of"], row["variant"]): row["effect"]
             for row in effects
@@ -317,6 +316,12 @@ def reviewed(request: Request, experiment: Experiment) -> Review | None:
             for metric in experiment.metrics
         },
     )
+
+
+def measured_figures(request: Request, experiment: str) -> list[Row]:
+    """What `measure` wrote of the experiment into `metrics` for the request's date."""
+    rows = metric_rows(request, "measure", request.date)
+    return [row for row in rows if row["segment"] == experiment]
 
 
 def _version(request: Request, table: str) -> int | None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lumos.experiment.assignment import (
+    LISTED,
     TOO_EARLY,
     TWO_VARIANTS,
     bucket_shares,
@@ -149,6 +150,26 @@ def test_all_running_experiments_are_assigned_side_by_side(lake: Lake) -> None:
     assert sorted(found) == [("other", "a"), ("other", "b"), ("towels", "a"), ("towels", "b")]
 
 
+def test_an_experiment_at_fault_stops_no_other_and_is_named_at_the_end(lake: Lake) -> None:
+    lake.declare(experiment(), experiment(name="older"), experiment(name="lost", excluded="no.txt"))
+    broken = lake.folder / "broken.toml"
+    broken.write_text("name = ", encoding="utf-8")
+    lake.users({"a": START, "b": START}, START)
+    for _ in range(2):  # a retry does not turn green
+        with pytest.raises(BadInput, match=r"broken\.toml is not TOML") as refused:
+            lake.run("assign", START)
+        assert "lost names no.txt, which is not there" in str(refused.value)
+        assert "All other experiments are done: older, towels" in str(refused.value)
+        assert {row["experiment"] for row in lake.rows("exposures")} == {"older", "towels"}
+    # Who asks for one hears of no other; who asks for the one at fault does.
+    assert lake.run("assign", START, experiment="towels").tables
+    with pytest.raises(BadInput, match=r"broken\.toml is not TOML"):
+        lake.run("assign", START, experiment="broken")
+    broken.unlink()
+    (lake.folder / "no.txt").write_text("a\n", encoding="utf-8")
+    assert lake.run("assign", START).details["experiments"] == ["lost", "older", "towels"]
+
+
 @pytest.mark.parametrize("verb", ["assign", "measure"])
 def test_a_recipe_without_experiments_ends_well_and_says_so(lake: Lake, verb: str) -> None:
     lake.declare()
@@ -232,6 +253,36 @@ def test_who_is_excluded_by_list_takes_no_part_and_strangers_on_it_are_told(lake
     report = lake.run_with_users("assign", {"a": START, "b": START}, START)
     assert [row["user_id"] for row in lake.rows("exposures")] == ["a"]
     assert report.details["notes"] == ["towels: 1 of staff.txt are no users"]
+
+
+def test_who_is_put_on_the_list_of_excluded_users_later_does_not_count_from_then_on(
+    lake: Lake,
+) -> None:
+    lake.declare(experiment(excluded="staff.txt"))
+    staff = lake.folder / "staff.txt"
+    users = dict.fromkeys("abcd", START)
+    dates = [START + n * DAY for n in range(4)]
+    lake.users(users, dates[-1], *dates[:-1])
+
+    def assigned(date: dt.date, listed: str) -> tuple[dict[str, str | None], float]:
+        staff.write_text(listed, encoding="utf-8")
+        report = lake.run("assign", date)
+        counted = sum(value or 0 for value in report.metrics.values())
+        return {row["user_id"]: row["excluded"] for row in lake.rows("exposures")}, counted
+
+    # Some editors put a byte order mark before the first user.
+    assert assigned(dates[0], "\ufeffa\n") == ({"b": None, "c": None, "d": None}, 3)
+    found = {"b": LISTED, "c": None, "d": None}
+    assert assigned(dates[1], "a\nb\n") == (found, 2)
+    # The list as it is today holds for an older date that is run again, too.
+    assert assigned(dates[0], "a\nb\n") == (found, 2)
+    assert assigned(dates[2], "a\nc\n") == ({"b": None, "c": LISTED, "d": None}, 2)
+    assert assigned(dates[3], "c\n") == ({"a": None, "b": None, "c": LISTED, "d": None}, 3)
+    notes = lake.run("assign", dates[3], force=True).details["notes"]
+    assert notes == [f"towels: 1 users do not count, {LISTED}"]
+    staff.write_bytes("c\n".encode("utf-16"))
+    with pytest.raises(BadInput, match=r"staff\.txt is not UTF-8"):
+        lake.run("assign", dates[3])
 
 
 @pytest.mark.usefixtures("spark")

@@ -14,7 +14,7 @@ from lumos.experiment.assignment import variant_of
 from lumos.experiment.declaration import Variant
 from lumos.experiment.effects import Moments, compare
 from lumos.tables import table_uri
-from lumos.verbs import BadInput
+from lumos.verbs import BadInput, GateRefused
 from tests.experiment.conftest import START, Lake, experiment
 
 pytestmark = pytest.mark.usefixtures("spark")
@@ -379,17 +379,76 @@ def test_the_largest_in_a_thousand_count_as_the_next_in_both_variants(lake: Lake
     assert total == sum(min(n, 36) for n in range(41))
 
 
-def test_a_variant_without_users_and_activity_that_starts_too_late_are_bad_input(
-    lake: Lake,
-) -> None:
-    alone = "u0"
-    lake.users({alone: START}, DATE)
-    lake.activity({(alone, START): 1.0}, DATE)
+def test_an_experiment_without_users_or_at_fault_stops_no_other(lake: Lake) -> None:
+    """One has met users of one variant only, the SELECT of another is at fault."""
+    alone = "m-00é"
+    lake.declare(
+        experiment(),
+        experiment(name="young", start=DATE, exposures="met.sql"),
+        experiment(name="wrong", secondary=({"metric": "odd", "direction": "up"},)),
+    )
+    (lake.folder / "met.sql").write_text(f"SELECT '{alone}' AS user_id, DATE'{DATE}' AS day")
+    metrics = lake.folder.parent / "metrics"
+    metrics.mkdir(exist_ok=True)
+    (metrics / "odd.sql").write_text("SELECT user_id FROM user_days")
+    lake.users(USERS, DATE)
+    lake.activity(visits(), DATE)
     lake.run("assign", DATE)
-    (mine,) = variant_of([alone], experiment())
-    other = {"control": "target", "target": "control"}[str(mine)]
-    with pytest.raises(BadInput, match=f"has no users in {other} by {DATE}"):
+    for _ in range(2):  # a retry does not turn green
+        with pytest.raises(BadInput, match=r"odd\.sql returns user_id.* are done: towels, young"):
+            lake.run("measure", DATE)
+    assert {row["experiment"] for row in lake.rows("effects")} == {"towels"}
+    figures = [row for row in lake.rows("metrics") if row["segment"] == "young"]
+    said = {row["name"]: (row["verdict"], row["value"]) for row in figures}
+    (mine,) = variant_of([alone], experiment(name="young"))
+    assert said[f"num_users.{mine}"] == ("info", 1)
+    assert said["missing.0"][0] == "warning"
+    assert said["srm_p_value"][0] == "ok"
+    with pytest.raises(BadInput, match=r"experiment wrong .* was not measured .* are done: towels"):
+        lake.run("review", DATE)
+
+
+def test_a_variant_that_lost_all_its_exposures_is_a_broken_split(lake: Lake) -> None:
+    users = [f"u{n}" for n in range(60)]
+    control = [
+        u for u, v in zip(users, variant_of(users, experiment()), strict=True) if v != "target"
+    ]
+    lake.declare(experiment(exposures="met.sql"))
+    rows = ", ".join(f"('{user}', DATE'{START}')" for user in control)
+    (lake.folder / "met.sql").write_text(f"SELECT * FROM VALUES {rows} AS t(user_id, day)")
+    lake.users(dict.fromkeys(users, START), DATE)
+    lake.activity({(users[0], START): 1.0}, DATE)
+    lake.run("assign", DATE)
+    notes = lake.run("measure", DATE).details["notes"]
+    assert any("no users yet in target" in note for note in notes)
+    with pytest.raises(GateRefused, match=r"sample ratio broken: .* 0 target"):
+        lake.run("review", DATE)
+
+
+def test_effects_in_tiny_units_keep_their_digits(lake: Lake) -> None:
+    declared = experiment(adjust="pre_period", pre_days=3)
+    effects, costs = [], []
+    for scale in (1.0, 1e-9):
+        lake.declare(declared)
+        lake.users(USERS, DATE)
+        lake.activity({key: cost * scale for key, cost in visits().items()}, DATE)
+        lake.run("assign", DATE)
         lake.run("measure", DATE)
-    lake.activity({(alone, START + DAY): 1.0}, DATE)
+        rows = [row for row in lake.rows("effects") if row["metric"] == "offer_cost"]
+        costs.append([row["cost"] / scale for row in lake.rows("outcomes")])
+        effects.append(
+            [
+                [row["relative"], row["effect"] / scale, row["error"] / scale, row["low"] / scale]
+                for row in rows
+            ]
+        )
+    np.testing.assert_allclose(effects[1], effects[0], rtol=1e-6)
+    np.testing.assert_allclose(costs[1], costs[0], rtol=1e-6)
+
+
+def test_activity_that_starts_too_late_is_bad_input(lake: Lake) -> None:
+    lake.users({"u0": START}, DATE)
+    lake.activity({("u0", START + DAY): 1.0}, DATE)
+    lake.run("assign", DATE)
     with pytest.raises(BadInput, match=r"begins on 2024-04-21.*--days 10"):
         lake.run("measure", DATE)

@@ -17,7 +17,7 @@ measured AS (
         variant,
         day,
         count_if(active) AS num_active,
-        sum(CAST(cost AS DECIMAL(18, 6))) AS cost
+        sum(CAST(cost AS DECIMAL(30, 18))) AS cost
     FROM user_days
     WHERE day IS NOT NULL
     GROUP BY variant, day
