@@ -150,9 +150,9 @@ def cross_fitted_error(task: Task, evaluated: Evaluated) -> float:
     shows gaps too: of each, only what exceeds two standard errors counts, so that a gate
     refuses what is surely off by more than it allows, and no platform is refused now and then
     for being small. The errors of the two halves are averaged, not pooled: they have opposite
-    signs and would cancel. Means have one bin, and a gap relative to the mean outcome. A median's
-    gap is by how much more than half of a bin's outcomes lie on one side of it; nothing is fitted
-    to it, so that there are no halves.
+    signs and would cancel. Means have one bin, and a gap relative to the mean size of an outcome.
+    A median's gap is by how much more than half of a bin's outcomes lie on one side of it; nothing
+    is fitted to it, so that there are no halves.
     """
     outcome, hashes = evaluated.outcomes[task.name], hash_users(evaluated.user_id)
     calibrated = cross_fitted(task, outcome, evaluated.forecasts[task.name], evaluated.user_id)
@@ -176,5 +176,6 @@ def cross_fitted_error(task: Task, evaluated: Evaluated) -> float:
     error = float(np.mean([np.dot(s, h.share_K) for s, h in zip(surely, bins_of, strict=True)]))
     if is_share or error == 0:
         return error
-    mean = abs(float(outcome.mean()))
-    return error / mean if mean else float("inf")
+    # Of gains and losses that cancel out, the net mean would be no measure.
+    size = float(np.abs(outcome).mean())
+    return error / size if size else float("inf")

@@ -3,7 +3,8 @@
 For chances two numbers (Platt: the log odds shifted and stretched), drawn towards no change; with
 very many outcomes a monotone curve (centred isotonic regression: Oron & Flournoy 2017), which
 keeps the order of users where it rises. For means the ratio of outcomes to
-forecasts, drawn towards 1. Medians are left as they are: no ratio to what came true is theirs.
+forecasts, drawn towards 1, whatever their sign. Medians are left as they are: no ratio to what came
+true is theirs.
 What else was tried stands in docs/decisions/0010-calibration.md.
 
 Shape suffixes: N evaluated forecasts.
@@ -61,15 +62,28 @@ def fit_task(task: Task, outcome_N: Floats, forecast_N: Floats) -> Calibrator:
         return Calibrator(task=task.name, kind="ratio")
     total = float(outcome_N.sum())
     if not task.is_binary:
-        # In the task's own unit, a prior of so many outcomes of typical size.
-        prior = _PRIOR * float(np.abs(outcome_N).mean()) or 1.0
-        ratio = max((total + prior) / (float(forecast_N.sum()) + prior), 0.0)
-        return Calibrator(task=task.name, kind="ratio", ratio=ratio)
+        return Calibrator(task=task.name, kind="ratio", ratio=_ratio(outcome_N, forecast_N))
     if min(total, len(outcome_N) - total) >= _ENOUGH:
         x, y = centred_isotonic(outcome_N, forecast_N)
         return Calibrator(task=task.name, kind="isotonic", x=tuple(x), y=tuple(y))
     shift, stretch = _platt(outcome_N, log_odds(forecast_N))
     return Calibrator(task=task.name, kind="logistic", shift=shift, stretch=stretch)
+
+
+def _ratio(outcome_N: Floats, forecast_N: Floats) -> float:
+    """Total outcome over total forecast, drawn towards 1 and never past it or the quotient.
+
+    The same for amounts of the other sign. Where gains and losses cancel out, the quotient of what
+    is left says nothing: it counts for the share of the amounts that is left.
+    """
+    total, forecast = float(outcome_N.sum()), float(forecast_N.sum())
+    sizes = [(total, outcome_N), (forecast, forecast_N)]
+    left = min(abs(net) / size if (size := float(np.abs(each).sum())) else 1.0
+               for net, each in sizes)  # fmt: skip
+    # In the task's own unit, a prior of so many outcomes of typical size.
+    prior = _PRIOR * float(np.abs(outcome_N).mean()) or 1.0
+    sign = np.sign(forecast) or np.sign(total)
+    return float(max((left * sign * total + prior) / (left * abs(forecast) + prior), 0.0))
 
 
 def _platt(outcome_N: Floats, odds_N: Floats) -> tuple[float, float]:

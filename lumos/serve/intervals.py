@@ -44,8 +44,13 @@ class Interval(Config):
 
     def __call__(self, calibrated_N: Floats) -> tuple[Floats, Floats]:
         """Lower and upper ends; the forecast itself is always inside."""
-        # Beyond the last knot both ends grow with the forecast: amounts spread as they grow.
-        growth = np.maximum(calibrated_N / self.x[-1], 1) if self.x[-1] > 0 else 1.0
+        # Beyond the outer knots both ends grow with the forecast: amounts spread as they grow,
+        # and so do losses.
+        growth = np.ones_like(calibrated_N)
+        if self.x[-1] > 0:
+            growth = np.maximum(growth, calibrated_N / self.x[-1])
+        if self.x[0] < 0:
+            growth = np.maximum(growth, calibrated_N / self.x[0])
         # An infinite forecast has no ends, as publishing's gate will say; 0 x inf is no warning.
         with np.errstate(invalid="ignore"):
             low = np.interp(calibrated_N, self.x, self.low) * growth
@@ -80,8 +85,11 @@ def _ends(sorted_M: Floats, level: float) -> tuple[float, float]:
     """Outcomes of a bin that leave out ``1 - level``: half below, or what there is, the rest above.
 
     By conformal ranks, to within one outcome: M outcomes split the next one's place into M + 1
-    equally likely ones.
+    equally likely ones. Of losses it is the same, mirrored.
     """
+    if sorted_M.sum() < 0:
+        low, high = _ends(-sorted_M[::-1], level)
+        return -high, -low
     num = len(sorted_M)
     low = sorted_M[max(int((1 - level) / 2 * (num + 1)), 1) - 1]
     num_below = np.searchsorted(sorted_M, low)

@@ -94,6 +94,29 @@ def test_sums_are_scaled_to_what_came_true() -> None:
     assert calibrated.sum() == pytest.approx(outcome.sum(), rel=0.01)
 
 
+def test_the_ratio_of_an_amount_does_not_depend_on_its_sign() -> None:
+    random = np.random.default_rng(1)
+    for num in (1, 30, 400):
+        outcome = random.gamma(2, 20, num)
+        for forecast in (outcome * 0.7, random.gamma(2, 30, num)):
+            ratio = fit_task(SUM, outcome, forecast).ratio
+            assert fit_task(SUM, -outcome, -forecast).ratio == ratio
+            quotient = outcome.sum() / forecast.sum()
+            assert min(1, quotient) <= ratio <= max(1, quotient)
+
+
+@pytest.mark.parametrize("num", [60, 400])
+def test_gains_and_losses_that_cancel_out_do_not_scale_the_forecasts(num: int) -> None:
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        outcome, forecast = random.normal(0, 50, num), random.normal(0, 20, num)
+        ratio = fit_task(SUM, outcome, forecast).ratio
+        assert 0.5 < ratio < 2
+        assert fit_task(SUM, -outcome, -forecast).ratio == ratio
+        known = evaluated(outcome, forecast, SUM)
+        assert cross_fitted_error(SUM, known) < 1
+
+
 def test_outcomes_that_are_all_zero_calibrate_towards_zero_without_a_fault() -> None:
     forecast = np.full(300, 4.0)
     assert 0 <= fit_task(SUM, np.zeros(300), forecast)(forecast)[0] < 1

@@ -75,6 +75,19 @@ def test_the_ends_grow_with_a_forecast_beyond_all_that_was_seen() -> None:
     assert high.tolist() == [17.5, 30.0, 120.0]
 
 
+def test_intervals_of_losses_are_those_of_gains_mirrored() -> None:
+    random = np.random.default_rng(0)
+    score = random.gamma(2, 20, 4_000)
+    outcome = np.where(random.random(4_000) < 0.4, 0, score * random.gamma(2, 1, 4_000))
+    asked = np.array([0.0, 10.0, 40.0, 5 * score.max()])
+
+    low, high = fit_interval(SUM, 0.9, outcome, score)(asked)
+    mirrored = fit_interval(SUM, 0.9, -outcome, -score)(-asked)
+
+    np.testing.assert_allclose(mirrored, (-high, -low))
+    assert high[3] - low[3] > high[2] - low[2]
+
+
 @pytest.mark.parametrize("num", [1, 2, 30])
 def test_few_outcomes_make_an_interval_of_all_of_them_not_a_fault(num: int) -> None:
     outcome = np.arange(num, dtype=float)
