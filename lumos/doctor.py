@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from rich.console import Console
 from rich.table import Table
 
+from lumos.addresses import refuse_unencoded, without_password
 from lumos.config import Recipe
 from lumos.finding import Finding
 from lumos.schedule import Schedule, is_declared, today_in
@@ -116,6 +117,10 @@ def check_disk(settings: Settings) -> Finding:
 def check_mlflow(settings: Settings) -> Finding:
     """A tracking store that answers."""
     uri = settings.mlflow_uri
+    try:
+        refuse_unencoded("MLFLOW_TRACKING_URI", uri)
+    except BadInput as error:
+        return Finding("mlflow", "not a URL", str(error))
     parts = urlsplit(uri)
     remedy = (
         "Start it (`make up` starts the local one), or set MLFLOW_TRACKING_URI to one that answers"
@@ -130,10 +135,10 @@ def check_mlflow(settings: Settings) -> Finding:
         elif parts.hostname and (port := parts.port or _USUAL_PORTS.get(parts.scheme)):
             socket.create_connection((parts.hostname, port), _ANSWER_SECONDS).close()
         else:
-            return Finding("mlflow", f"{_without_password(uri)} (seen by its first use only)")
+            return Finding("mlflow", f"{without_password(uri)} (seen by its first use only)")
     except (OSError, sqlite3.Error) as error:
-        return Finding("mlflow", f"{_without_password(uri)} does not answer: {error}", remedy)
-    return Finding("mlflow", _without_password(uri))
+        return Finding("mlflow", f"{without_password(uri)} does not answer: {error}", remedy)
+    return Finding("mlflow", without_password(uri))
 
 
 def check_recipe(request: Request) -> Finding:
@@ -193,11 +198,6 @@ def _open_sqlite(path: Path) -> None:
         folder = folder.parent
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file, so {path} cannot be made")
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
 
 
 def _print(findings: list[Finding]) -> None:

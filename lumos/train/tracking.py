@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
 
+from lumos.addresses import refuse_unencoded, without_password
 from lumos.config import Recipe
 from lumos.settings import Settings
 from lumos.verbs import BadInput
@@ -29,7 +30,12 @@ _EPOCH_METRIC = "train/loss"
 
 
 def client(settings: Settings) -> "MlflowClient":
-    """A client of the tracking server and registry that the settings name."""
+    """A client of the tracking server and registry that the settings name.
+
+    Raises:
+        BadInput: Their address holds a password that is not percent-encoded.
+    """
+    refuse_unencoded("MLFLOW_TRACKING_URI", settings.mlflow_uri)
     # No calls home from a batch job, and no progress bars for five small files.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -71,7 +77,8 @@ def checkpoint_of(settings: Settings, recipe: Recipe, version: str) -> Path:
     known = {str(v.version): v for v in registry.search_model_versions(f"name='{name}'")}
     if version not in known:
         msg = (
-            f"model version {version} of {name} is not in the registry {settings.mlflow_uri}; "
+            f"model version {version} of {name} is not in the registry "
+            f"{without_password(settings.mlflow_uri)}; "
             f"it has {', '.join(sorted(known, key=int)) or 'none: run `lumos train` first'}"
         )
         raise BadInput(msg)

@@ -23,6 +23,7 @@ from airflow.sdk.exceptions import AirflowException
 from airflow.sdk.log import redact
 from asgiref.sync import sync_to_async
 
+from lumos.addresses import refuse_unencoded
 from lumos.settings import Settings
 from lumos_airflow import alerts, claims
 from lumos_airflow.alerts import CRITICAL, Alert, Occasion, Pages
@@ -227,8 +228,13 @@ def _look_after(what: str, do: Callable[[], Any]) -> Any:  # noqa: ANN401 - what
 
 
 def _send(channel: Channel, alert: Alert) -> bool:
-    send = _SENDERS[channel.kind]
-    return _try(channel, lambda: send(channel.conn_id, channel.to, alert, seconds=_SECONDS))
+    variable = f"AIRFLOW_CONN_{channel.conn_id.upper()}"
+
+    def send() -> None:
+        refuse_unencoded(variable, os.environ.get(variable, ""))
+        _SENDERS[channel.kind](channel.conn_id, channel.to, alert, seconds=_SECONDS)
+
+    return _try(channel, send)
 
 
 def _try(channel: Channel, do: Callable[[], None]) -> bool:

@@ -5,8 +5,10 @@ from urllib.parse import urlsplit
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from lumos.addresses import refuse_unencoded
 from lumos.cloud import Cloud
 from lumos.settings import Settings
+from lumos.verbs import BadInput
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ def verb_environment(
         msg = f"LUMOS_LAKE={settings.lake} is on this host alone; give an s3:// address"
         raise AirflowFailException(msg)
     address = found["MLFLOW_TRACKING_URI"]
+    try:
+        refuse_unencoded("MLFLOW_TRACKING_URI", address)
+    except BadInput as error:
+        raise AirflowFailException(str(error)) from error
     scheme = address.partition(":")[0]
     # Who names another address in [environment] knows what is there.
     if "MLFLOW_TRACKING_URI" not in cloud.environment and scheme not in place.trackers:

@@ -34,15 +34,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def redis_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """A server of its own, gone afterwards."""
+def redis_store(monkeypatch: pytest.MonkeyPatch, *options: str) -> Iterator[Served]:
+    """A server of its own, gone afterwards; ``options`` are further ones of its command line."""
     program = shutil.which("redis-server")
     assert program, "these tests need a real Redis: apt-get install redis-server"
     port = free_port()
     server = subprocess.Popen(
         [
             *(program, "--port", str(port), "--bind", "127.0.0.1", "--requirepass", PASSWORD),
-            *("--save", "", "--appendonly", "no"),
+            *("--save", "", "--appendonly", "no", *options),
         ],
         stdout=subprocess.PIPE,
         text=True,

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from lumos.config import DynamoDbStore, ParquetStore
+from lumos.config import DynamoDbStore, ParquetStore, RedisStore
 from lumos.serve.stores.contract import Pointer
 from lumos.serve.stores.dynamodb import DynamoDb
 from lumos.serve.stores.parquet import Parquet
-from tests.serve.stores import dynamodb_store, parquet_store
+from lumos.serve.stores.redis import Redis
+from lumos.verbs import BadInput
+from tests.serve.stores import dynamodb_store, parquet_store, redis_store
 
 UNTIL = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
 
@@ -51,6 +53,28 @@ def test_what_dynamodb_did_not_take_of_a_batch_is_sent_again(
         store.put("edition", 0, list(expected.items()), UNTIL)
 
         assert store.get("edition", list(expected)) == expected
+
+
+def test_a_node_of_a_redis_cluster_is_refused_before_anything_is_asked_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = ("--cluster-enabled", "yes", "--dir", str(tmp_path))
+    with redis_store(monkeypatch, *options) as served:
+        assert isinstance(served.config, RedisStore)
+        store = Redis(served.config, "gym")
+        for ask in (store.pointer, lambda: store.count("e"), lambda: store.erase(["user"])):
+            with pytest.raises(BadInput, match="Redis Cluster, and clusters are not supported"):
+                ask()
+
+
+@pytest.mark.parametrize("url", ["redis://u:top@secretpart#rest@h:1/0", "redis://u:1/secretpart@h"])
+def test_a_redis_password_that_is_not_encoded_is_refused_and_not_quoted(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("LUMOS_REDIS_URL", url)
+    with pytest.raises(BadInput, match="LUMOS_REDIS_URL is not a URL: percent-encode") as refused:
+        Redis(RedisStore(name="fast"), "gym")
+    assert "secretpart" not in str(refused.value)
 
 
 def test_a_reader_that_has_opened_the_pointer_file_reads_it_whole(tmp_path: Path) -> None:

@@ -11,8 +11,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import redis
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    AskError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    MovedError,
+    RedisError,
+    ResponseError,
+)
 
+from lumos.addresses import refuse_unencoded
 from lumos.config import RedisStore
 from lumos.serve.stores.contract import Pointer, Row, StoreFailed
 from lumos.verbs import BadInput
@@ -40,6 +48,8 @@ class Redis:
         if not url:
             msg = f"store {config.name}: set {config.url_variable} to redis://HOST:PORT/DATABASE"
             raise BadInput(msg)
+        refuse_unencoded(config.url_variable, url)
+        self._is_single = False
         try:
             self._client = redis.Redis.from_url(
                 url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS
@@ -109,11 +119,37 @@ class Redis:
         return f"{self._root}:{edition}:{user}"
 
     def _ask(self, command: Callable[[], _T]) -> _T:
+        """The answer of a command, after the server has been seen to hold all keys.
+
+        Raises:
+            BadInput: It is a node of a Redis Cluster: one transaction of many keys is not
+                possible there, and a scan sees the node's own keys only.
+            StoreFailed: The server did not do it.
+        """
         try:
+            if not self._is_single:
+                self._refuse_cluster()
             return command()
+        except (MovedError, AskError, ClusterDownError, ClusterCrossSlotError):
+            raise BadInput(self._no_cluster()) from None
         except RedisError as error:
             msg = f"store {self._name} failed: {error}"
             raise StoreFailed(msg) from error
+
+    def _refuse_cluster(self) -> None:
+        try:
+            is_cluster = bool(self._client.info("cluster").get("cluster_enabled"))
+        except ResponseError:  # INFO may be forbidden: then the commands themselves will say so
+            is_cluster = False
+        if is_cluster:
+            raise BadInput(self._no_cluster())
+        self._is_single = True
+
+    def _no_cluster(self) -> str:
+        return (
+            f"store {self._name}: the server is a node of a Redis Cluster, and clusters are not "
+            "supported. Name a single server (ElastiCache: cluster mode disabled)"
+        )
 
 
 def _literally(text: str) -> str:
