@@ -37,7 +37,9 @@ _LOG4J = Path(__file__).with_name("log4j2.properties")
 # takes what starts quickly and runs slower. Two cores: a shop of ten orders 9.4 s, without
 # compiled queries 6.9 s; 120 thousand rows 18 s, without 40 s; 22 million 77 s, with C2 98 s.
 _FEW_ROWS, _MANY_ROWS, _ROWS_A_PARTITION = 25_000, 25_000_000, 2_000_000
-_QUICK_JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+# Java reserves 48 MB for what its quick compiler makes; the second verb of a process fills them,
+# and nothing is compiled any more.
+_QUICK_JAVA = ("-XX:TieredStopAtLevel=1", "-XX:ReservedCodeCacheSize=240m", "-XX:+UseSerialGC")
 _QUICK_QUERIES = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
