@@ -6,7 +6,6 @@ where two writers find out which of them was first.
 
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -25,19 +24,6 @@ class Found:
 
     data: bytes
     etag: str
-
-
-@dataclass(frozen=True)
-class Listed:
-    """The objects under a folder: when each was written, and what time it is now, both by S3."""
-
-    written: dict[str, datetime]
-    now: datetime
-
-    def age_seconds(self, name: str) -> float | None:
-        """Since an object was written; ``None`` if it is not there. No clock of ours is asked."""
-        written = self.written.get(name)
-        return None if written is None else (self.now - written).total_seconds()
 
 
 class Folder:
@@ -87,17 +73,15 @@ class Folder:
         """
         return self._put(name, data, {"IfMatch": etag})
 
-    def list(self, *, after: str = "") -> Listed:
-        """Objects whose names come after ``after``; the first thousand."""
+    def list(self, *, after: str = "") -> dict[str, datetime]:
+        """When each object was written whose name comes after ``after``; the first thousand."""
         prefix = f"{self._prefix}/"
         start = {"StartAfter": prefix + after} if after else {}
         answer = self.s3.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **start)
-        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-        found = {
+        return {
             item["Key"].removeprefix(prefix): item["LastModified"]
             for item in answer.get("Contents", ())
         }
-        return Listed(found, now)
 
     def _put(self, name: str, data: bytes, condition: dict[str, str]) -> str:
         try:

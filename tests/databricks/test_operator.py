@@ -238,6 +238,17 @@ def test_a_throttled_and_failing_api_is_asked_again(deployed, task, capsys):
     assert "looking again" in capsys.readouterr().out
 
 
+def test_a_run_is_not_called_late_while_nobody_can_ask_for_its_end(deployed, task, monkeypatch):
+    monkeypatch.setattr("lumos_airflow.triggers.databricks._CANCEL_SECONDS", 0.0)
+    task.overrides = ["seconds=1"]
+    deferred = task.start()
+    deployed.plan({"path": "runs/get", "status": 503, "times": 3})
+    event = fire(deferred, deadline=dt.datetime.now(dt.UTC).isoformat())
+    assert (event["what"], event["why"]) != ("timeout", "it was asked to end, and has not")
+    runs = runs_of(deployed, task)
+    assert runs[0]["state"]["life_cycle_state"] in ("TERMINATED", "INTERNAL_ERROR")
+
+
 def test_a_run_that_a_person_cancelled_says_so(deployed, task, tmp_path):
     task.overrides = ["seconds=60", f"started={tmp_path / 'pid'}"]
     deferred = task.start()

@@ -237,7 +237,7 @@ class Bench:
     @property
     def log(self) -> list[str]:
         listed = self.folder.of(self.instance.id).list(after="log-")
-        names = sorted(name for name in listed.written if name.startswith("log-"))
+        names = sorted(name for name in listed if name.startswith("log-"))
         chunks = (self.folder.read(f"{self.instance.id}/{name}") for name in names)
         return [text for chunk in chunks for _, text in unpack_lines(chunk.data)]
 

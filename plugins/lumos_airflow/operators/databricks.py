@@ -24,6 +24,7 @@ from lumos.settings import Settings
 from lumos_airflow.hooks.code import ship
 from lumos_airflow.hooks.databricks import Run, RunGone, Runs
 from lumos_airflow.links.databricks import RUN_PAGE_URL, DatabricksRunLink
+from lumos_airflow.operators.killed import aside
 from lumos_airflow.operators.verb import VerbOperator
 from lumos_airflow.reach import DATABRICKS, verb_environment
 from lumos_airflow.record import task_of
@@ -117,6 +118,9 @@ class DatabricksVerbOperator(VerbOperator):
 
     def on_kill(self) -> None:
         """Marked failed, cleared or terminated while a step is taken: end the run."""
+        aside(self._cancel)
+
+    def _cancel(self) -> None:
         if self._run_id is None and self._request is not None:
             # Killed while it was submitted: asking again tells the id, and starts no second one.
             self._run_id = self._runs.submit(self._request)

@@ -36,6 +36,7 @@ from lumos_airflow.hooks.torchrun_ec2 import (
     TASK,
     TorchrunEc2Hook,
 )
+from lumos_airflow.operators.killed import aside
 from lumos_airflow.operators.verb import VerbOperator
 from lumos_airflow.reach import MACHINE, verb_environment
 from lumos_airflow.record import (
@@ -99,9 +100,8 @@ class Ec2VerbOperator(VerbOperator):
 
     def on_kill(self) -> None:
         """Marked failed, cleared or terminated while a step is taken: end the instances."""
-        if self._record is not None:
-            self.log.warning("killed: ending the instances of job %s", self._record.key)
-            TorchrunEc2Hook(self._cloud).end(self._record)
+        if (record := self._record) is not None:
+            aside(lambda: TorchrunEc2Hook(self._cloud).end(record))
 
     @contextmanager
     def _told(self, context: Context) -> Iterator[None]:
@@ -192,8 +192,6 @@ class Ec2VerbOperator(VerbOperator):
     def _take(self, book: Book, record: Record, event: Mapping[str, Any]) -> Record:
         """Write down what the trigger saw."""
         what, why = event["what"], event["why"]
-        if what == "refused":
-            raise Refused(why)
         if what == "online":
             return self._send(book, record)
         if what == "gone":

@@ -19,7 +19,9 @@ class DatabricksRunTrigger(BaseTrigger):
     """Looks every ``poll_seconds`` until the run is over; cancels it at its ``deadline``.
 
     The deadline (ISO time with zone) travels with the trigger, so that a restart of the
-    triggerer neither forgets nor extends it. An API that fails for a while is asked again.
+    triggerer neither forgets nor extends it. An API that fails is asked again for as long as it
+    fails: what could not be looked at is neither over nor cancelled, and Databricks ends a run by
+    its own time limit.
     """
 
     def __init__(
@@ -49,26 +51,25 @@ class DatabricksRunTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event: ``what`` is ``ended``, ``timeout`` or ``refused``."""
-        deadline, asked_to_end = dt.datetime.fromisoformat(self.deadline), False
-        patience = dt.timedelta(seconds=_CANCEL_SECONDS)
-        give_up = max(deadline, dt.datetime.now(dt.UTC)) + patience
+        deadline = dt.datetime.fromisoformat(self.deadline)
+        give_up: dt.datetime | None = None  # once the cancel was taken
         while True:
             try:
                 found = await in_thread(self._runs.look, self.run_id)
                 if self._is_over(found):
-                    yield self._event("timeout" if asked_to_end else "ended", found.message)
+                    yield self._event("timeout" if give_up else "ended", found.message)
                     return
-                if dt.datetime.now(dt.UTC) >= deadline and not asked_to_end:
+                if dt.datetime.now(dt.UTC) >= deadline and give_up is None:
                     self.log.warning("run %d takes too long: cancelling it", self.run_id)
                     await in_thread(self._runs.cancel, self.run_id)
-                    asked_to_end = True
+                    give_up = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=_CANCEL_SECONDS)
             except (AirflowFailException, RunGone) as error:
                 yield self._event("refused", str(error))
                 return
             except AirflowException as error:
                 self.log.warning("%s; looking again in %g s", error, self.poll_seconds)
             now = dt.datetime.now(dt.UTC)
-            if now >= give_up:
+            if give_up is not None and now >= give_up:
                 yield self._event("timeout", "it was asked to end, and has not")
                 return
             pause = self.poll_seconds if now < deadline else _CANCEL_POLL_SECONDS

@@ -7,7 +7,7 @@ restarted, or run twice, at any moment. Its limits travel with it as times of da
 import asyncio
 import datetime as dt
 import logging
-import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
@@ -20,21 +20,26 @@ from lumos.host.job import HEARTBEAT, LOG, RESULT, Result, chunk_name, unpack_li
 from lumos_airflow.hooks.torchrun_ec2 import STARTING, TorchrunEc2Hook
 from lumos_airflow.record import End, Record, combined
 from lumos_airflow.refusals import Refused
+from lumos_airflow.triggers.silence import Silence
 from lumos_airflow.triggers.threads import in_thread
 
-What = Literal["online", "ended", "lost", "gone", "again", "late", "refused"]
+What = Literal["online", "ended", "lost", "gone", "again", "late"]
 
-# In polls. A machine writes its pulse at every one.
+# In successful looks, one a poll. A machine writes its pulse at every one.
 _QUIET, _SILENT, _NEVER_SEEN = 4, 12, 24
 # After its deadline a verb has a while to save: this long Airflow waits for it to say so.
 GRACE = dt.timedelta(minutes=5)
 _SEEN = "seen"
 _DEAD_COMMANDS = {"Failed", "TimedOut", "Cancelled", "Undeliverable", "Terminated"}
 _COMPANIONS_SECONDS = 120.0
+_BEGIN_SECONDS = 60.0
 
 
 class LaunchTrigger(BaseTrigger):
     """Looks every ``poll_seconds`` until a worker is needed.
+
+    A look that fails says nothing about the machine: every wait here, but for capacity, is counted
+    in looks that succeeded.
 
     Args:
         record: What was written before the task was deferred, as JSON.
@@ -57,12 +62,13 @@ class LaunchTrigger(BaseTrigger):
         self.machine = Machine.model_validate(machine)
         self.not_before = not_before
         self._hook = TorchrunEc2Hook(self.cloud)
-        self._began = time.monotonic()
         self._launch = self._hook_folder = None
         self._cursor: dict[str, int] = {}
         self._results: dict[str, Result] = {}
-        self._first_result = 0.0
+        self._silences: defaultdict[str, Silence] = defaultdict(Silence)
         self._gaps = self._num_unseen = 0
+        # Successful looks: at a boot, since the deadline, since the first result.
+        self._boot_looks = self._late_looks = self._result_looks = 0
         self._is_cursor_read = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -82,10 +88,9 @@ class LaunchTrigger(BaseTrigger):
         while True:
             try:
                 event = await in_thread(self.look)
-            except Refused as error:
-                event = self._event("refused", str(error))
-            except (ClientError, BotoCoreError, OSError) as error:
-                # An instance runs on while AWS throttles us, and so does the wait for it.
+            except (ClientError, BotoCoreError, OSError, Refused) as error:
+                # An instance runs on while AWS throttles us or our credentials are at fault, and so
+                # does the wait for it.
                 self.log.warning("looking again in %g s: %s", self.machine.poll_seconds, error)
                 event = None
             if event is not None:
@@ -106,9 +111,15 @@ class LaunchTrigger(BaseTrigger):
             is_time = self.not_before is None or now >= dt.datetime.fromisoformat(self.not_before)
             return self._event("again") if is_time else None
         seen = self._look_at_boot() if self.record.state == "booting" else self._look_at_verb()
-        if seen is None and now > self.record.deadline + GRACE:
-            return self._event("late", f"it had not ended {GRACE} after its deadline")
+        if seen is None and now > self.record.deadline:
+            self._late_looks += 1
+            if self._seconds(self._late_looks) > GRACE.total_seconds():
+                return self._event("late", f"it had not ended {GRACE} after its deadline")
         return seen
+
+    def _seconds(self, looks: int) -> float:
+        """How long so many successful looks take at least."""
+        return looks * self.machine.poll_seconds
 
     def _look_for_remains(self) -> dict[str, Any] | None:
         found = self._hook.describe(self.record.instance_ids)
@@ -121,14 +132,14 @@ class LaunchTrigger(BaseTrigger):
 
     def _look_at_boot(self) -> dict[str, Any] | None:
         ids = self.record.instance_ids
-        waited = time.monotonic() - self._began
         found = self._hook.describe(ids)
         dead = [each for each in found.values() if each.state not in STARTING]
         if dead:
             return self._event("lost", f"{dead[0].instance_id} was {dead[0].state} while it booted")
         if len(found) == len(ids) and self._hook.online(ids) == set(ids):
             return self._event("online")
-        if waited > self.machine.boot_minutes * 60:
+        self._boot_looks += 1
+        if self._seconds(self._boot_looks) > self.machine.boot_minutes * 60:
             msg = f"no command was taken {self.machine.boot_minutes} minutes after the start"
             return self._event("lost", msg)
         return None
@@ -137,12 +148,13 @@ class LaunchTrigger(BaseTrigger):
         folder = Folder(self._hook.s3, f"{self._hook.jobs.uri}/{self.record.key}")
         launch = folder.of(self.record.launch_folder)
         self._load_cursor(launch)
-        ages = {each: self._read_on(launch, each) for each in self.record.instance_ids}
+        pulses = {each: self._read_on(launch, each) for each in self.record.instance_ids}
         if self._has_all():
             return self._ended()
         missing = [each for each in self.record.instance_ids if each not in self._results]
         for each in missing:
-            end = self._silent_end(each, ages[each])
+            looks = self._listen(launch, each, pulses[each])
+            end = self._silent_end(each, looks, has_begun=pulses[each] is not None)
             if end is not None:
                 return self._event("ended", end=end)
         return None
@@ -154,8 +166,9 @@ class LaunchTrigger(BaseTrigger):
             return False
         if len(results) == len(ids):
             return True
+        self._result_looks += 1
         first_said = ids[0] in results or any(each.code for each in results.values())
-        return first_said and time.monotonic() - self._first_result > _COMPANIONS_SECONDS
+        return first_said and self._seconds(self._result_looks) > _COMPANIONS_SECONDS
 
     def _ended(self) -> dict[str, Any]:
         ids = [each for each in self.record.instance_ids if each in self._results]
@@ -178,12 +191,12 @@ class LaunchTrigger(BaseTrigger):
             self.log.warning("%d chunks of the log of %s are missing", number, each)
         return False
 
-    def _read_on(self, launch: Folder, instance_id: str) -> float | None:
-        """Hand on what is new of a machine's log; gives the age of its pulse in seconds."""
+    def _read_on(self, launch: Folder, instance_id: str) -> dt.datetime | None:
+        """Hand on what is new of a machine's log; gives the time of its newest pulse, by S3."""
         folder = launch.of(instance_id)
         cursor = self._cursor.get(instance_id, 0)
         listed = folder.list(after=f"{LOG}{cursor:08d}")
-        chunks = sorted(name for name in listed.written if name.startswith(LOG))
+        chunks = sorted(name for name in listed if name.startswith(LOG))
         for name in chunks:
             number = int(name.removeprefix(LOG))
             found = launch.read(chunk_name(instance_id, number))
@@ -196,35 +209,41 @@ class LaunchTrigger(BaseTrigger):
             cursor = self._cursor[instance_id] = number
         if chunks:
             self._store_cursor(launch)
-        if RESULT in listed.written and instance_id not in self._results:
+        if RESULT in listed and instance_id not in self._results:
             result = folder.read(RESULT)
             assert result is not None
-            self._first_result = self._first_result or time.monotonic()
             self._results[instance_id] = Result.model_validate_json(result.data)
-        return listed.age_seconds(HEARTBEAT)
+        return listed.get(HEARTBEAT)
+
+    def _listen(self, launch: Folder, instance_id: str, pulse: dt.datetime | None) -> int:
+        """How many successful looks a machine was silent for, this one included."""
+        silence = self._silences[instance_id]
+        if silence.looks >= _QUIET:
+            # While S3 can be read but not written, no machine is heard: this write, and with it
+            # the look, fails then too.
+            self._store_cursor(launch)
+        return silence.heard(pulse)
 
     def _say(self, instance_id: str, data: bytes) -> None:
         place = f"[{instance_id}] " if len(self.record.instance_ids) > 1 else ""
         for level, text in unpack_lines(data):
             self.log.log(level if level in _LEVELS else logging.INFO, "%s%s", place, text)
 
-    def _silent_end(self, instance_id: str, age_seconds: float | None) -> End | None:
+    def _silent_end(self, instance_id: str, looks: int, *, has_begun: bool) -> End | None:
         """How it ended on a machine that has not said so and never will; ``None`` while it may."""
-        poll = self.machine.poll_seconds
-        waited = time.monotonic() - self._began
-        quiet = waited if age_seconds is None else age_seconds
-        if quiet < _QUIET * poll:
+        if looks < _QUIET:
             return None
         found = self._hook.describe([instance_id]).get(instance_id)
         if found is not None and found.state not in STARTING:
             return _lost(f"{instance_id} was {found.state} and had not said how the verb ended")
-        if age_seconds is None:
-            return self._never_begun(instance_id, waited)
-        if quiet > _SILENT * poll:
-            return _lost(f"{instance_id} runs, and has said nothing for {quiet:.0f} s")
+        if not has_begun:
+            return self._never_begun(instance_id, looks)
+        if looks > _SILENT:
+            why = f"has said nothing for {looks} looks ({self._seconds(looks):.0f} s)"
+            return _lost(f"{instance_id} runs, and {why}")
         return None
 
-    def _never_begun(self, instance_id: str, waited: float) -> End | None:
+    def _never_begun(self, instance_id: str, looks: int) -> End | None:
         assert self.record.command_id is not None
         found = self._hook.invocation(self.record.command_id, instance_id)
         if found is not None and found.status in _DEAD_COMMANDS:
@@ -233,7 +252,8 @@ class LaunchTrigger(BaseTrigger):
             # What fails so (a right to the bucket, a broken image) fails on every other machine.
             is_fault = found.status == "Failed"
             return End(code=1, cause="ended", last_error=why) if is_fault else _lost(why)
-        if waited > _NEVER_SEEN * self.machine.poll_seconds + 60:
+        waited = self._seconds(looks)
+        if waited > self._seconds(_NEVER_SEEN) + _BEGIN_SECONDS:
             return _lost(f"{instance_id} did not begin within {waited:.0f} s")
         return None
 
