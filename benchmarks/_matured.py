@@ -14,10 +14,11 @@ from lumos.accio.contract import load_events
 from lumos.accio.events import EventCalendar
 from lumos.accio.users import Users
 from lumos.accio.window import cut
-from lumos.config import Recipe, Task, override
+from lumos.config import Recipe, Task
 from lumos.datasets.fantasy_sports import World
 from lumos.datasets.fantasy_sports import recipe as fantasy_sports
 from lumos.dates import day_number
+from lumos.overrides import override
 from lumos.progress import progress
 from lumos.serve.features import History
 from lumos.tasks import task_scores

@@ -18,12 +18,13 @@ from lumos.accio.contract import load_events
 from lumos.accio.users import Users
 from lumos.accio.window import cut
 from lumos.cli import VERBS
-from lumos.config import Recipe, override
+from lumos.config import Recipe
 from lumos.datasets.fantasy_sports import World
 from lumos.dates import day_number, from_day_number
 from lumos.delta import DataFile, commit_files, data_files, predicate, replace
 from lumos.model.forecaster import Forecaster, ForecasterConfig
 from lumos.model.loss import Objective
+from lumos.overrides import override
 from lumos.serve.inputs import pin
 from lumos.settings import Settings
 from lumos.tables import ROW_GROUP_USERS, table_uri, tables

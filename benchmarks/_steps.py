@@ -28,8 +28,9 @@ from lumos.accio.batch import RaggedBatch
 from lumos.accio.dense import Batch
 from lumos.accio.loader import Accio
 from lumos.compute import keep_memory
-from lumos.config import Recipe, override
+from lumos.config import Recipe
 from lumos.datasets.fantasy_sports import World, recipe
+from lumos.overrides import override
 from lumos.presets import lumos, paper, paper_training
 from lumos.settings import Settings
 from lumos.train.distributed import StopSignal, joined

@@ -8,7 +8,7 @@ from pathlib import Path
 import lumos.model
 import lumos.train
 from benchmarks.accuracy import LAST_LABEL, Data, train_in
-from lumos.config import override
+from lumos.overrides import override
 from lumos.train import checkpoint
 from lumos.train.checkpoint import Checkpoint
 

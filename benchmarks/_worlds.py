@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from lumos.accio.contract import open_sequences
 from lumos.accio.stream import Sampling
 from lumos.accio.table import SequenceTable
-from lumos.config import Recipe, override
+from lumos.config import Recipe
 from lumos.datasets.fantasy_sports import World, recipe
 from lumos.datasets.fantasy_sports.write import write_tables
+from lumos.overrides import override
 from lumos.settings import Settings
 
 USERS_A_BUCKET = 16_384

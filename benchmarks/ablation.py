@@ -28,8 +28,8 @@ from benchmarks.accuracy import (
     data,
     train_forecaster,
 )
-from lumos.config import override
 from lumos.dates import day_number
+from lumos.overrides import override
 from lumos.serve.features import Examples, History
 from lumos.tasks import auc, wape
 

@@ -29,8 +29,9 @@ from lumos.accio.split import Split
 from lumos.accio.users import Users
 from lumos.accio.window import cut
 from lumos.cli import VERBS, run
-from lumos.config import Recipe, Task, override
+from lumos.config import Recipe, Task
 from lumos.dates import day_number
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.serve.accuracy import calibration_error
 from lumos.serve.calibrators import fit_task

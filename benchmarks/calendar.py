@@ -35,7 +35,7 @@ from lumos.accio.batch import ragged_batch
 from lumos.accio.contract import event_calendar, load_events, open_sequences
 from lumos.accio.events import EventCalendar
 from lumos.accio.users import Users
-from lumos.config import Recipe, override
+from lumos.config import Recipe
 from lumos.datasets.fantasy_sports import World, recipe
 from lumos.datasets.fantasy_sports.activity import probability
 from lumos.datasets.fantasy_sports.context import COLUMN, EVENT_COLUMNS, context_of
@@ -43,6 +43,7 @@ from lumos.datasets.fantasy_sports.users import users_of
 from lumos.datasets.fantasy_sports.world import BLOCK_USERS
 from lumos.datasets.fantasy_sports.write import write_tables
 from lumos.dates import day_number
+from lumos.overrides import override
 from lumos.progress import progress
 from lumos.serve.accuracy import auc, spearman
 from lumos.settings import Settings

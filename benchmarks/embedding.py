@@ -33,10 +33,11 @@ from benchmarks.calendar import trained, written
 from lumos.accio.contract import load_events, open_sequences
 from lumos.accio.events import EventCalendar
 from lumos.accio.users import Users
-from lumos.config import EmbeddingConfig, LossConfig, Recipe, override
+from lumos.config import EmbeddingConfig, LossConfig, Recipe
 from lumos.datasets.fantasy_sports import World, recipe
 from lumos.dates import day_number, from_day_number
 from lumos.model.pooling import day_weights
+from lumos.overrides import override
 from lumos.serve.accuracy import auc
 from lumos.serve.changes import Step, groups_of, p_values
 from lumos.serve.cohorts import fit_centroids, nearest

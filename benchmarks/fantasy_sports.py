@@ -18,12 +18,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lumos.config import override
 from lumos.datasets.fantasy_sports import World, recipe
 from lumos.datasets.fantasy_sports.activity import activity_of
 from lumos.datasets.fantasy_sports.context import context_of
 from lumos.datasets.fantasy_sports.users import users_of
 from lumos.datasets.fantasy_sports.write import TABLES, write_tables
+from lumos.overrides import override
 from lumos.settings import Settings
 from lumos.verbs import Report
 

@@ -76,11 +76,13 @@ def fill() -> None:
     from benchmarks import _health_world as made
     from lumos.recipes import load
     from lumos.settings import Settings
+    from lumos.stored import store
 
     made.make_database()
     yesterday = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1)
     settings = Settings.from_environment()
     recipe = load(settings.recipe)
+    store(settings, settings.recipe, recipe)
     days = [yesterday - dt.timedelta(days=back) for back in range(YEAR, -1, -1)]
     for day in days:
         made.write_days(settings, recipe, [day])

@@ -53,7 +53,7 @@ from rich.table import Table
 from lumos import ledger
 from lumos.aggregate.spark import spark_session
 from lumos.cli import VERBS, run
-from lumos.config import Recipe, override
+from lumos.config import Recipe
 from lumos.datasets.fantasy_sports import World, recipe
 from lumos.datasets.fantasy_sports.activity import ACTIVITY_COLUMNS, another_draw, probability
 from lumos.datasets.fantasy_sports.effects import OFFER_DAYS, OFFER_START, offer_days
@@ -67,6 +67,7 @@ from lumos.delta import predicate, read, replace
 from lumos.experiment.assignment import variant_of
 from lumos.experiment.declaration import ALL, Experiment, declared
 from lumos.experiment.effects import DENOMINATOR, NUMERATOR, Effect, Moments, compare
+from lumos.overrides import override
 from lumos.progress import progress
 from lumos.serve.accuracy import auc
 from lumos.serve.manifest import read_scores

@@ -32,10 +32,11 @@ from benchmarks import _worlds as worlds
 from lumos import ledger
 from lumos.accio.plan import plan_epoch
 from lumos.aggregate.sequences import sequences
-from lumos.config import Recipe, override
+from lumos.config import Recipe
 from lumos.datasets.fantasy_sports import World, recipe
 from lumos.datasets.fantasy_sports.write import write_tables
 from lumos.delta import data_files
+from lumos.overrides import override
 from lumos.settings import Settings
 from lumos.tables import table_uri, tables
 from lumos.verbs import Report, Request

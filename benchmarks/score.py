@@ -53,8 +53,9 @@ from lumos.accio.dense import Batch
 from lumos.accio.users import Users
 from lumos.cli import run
 from lumos.compute import keep_memory
-from lumos.config import Recipe, ScoringConfig, override
+from lumos.config import Recipe, ScoringConfig
 from lumos.dates import day_number
+from lumos.overrides import override
 from lumos.serve.accuracy import measure
 from lumos.serve.inputs import is_active, pin
 from lumos.serve.network import Network

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import datetime as dt
 import importlib
-import json
 import logging
 import os
 import re
@@ -21,11 +20,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lumos.config import explain, override
+from lumos.allowed import refuse_unless_allowed, shipped
+from lumos.config import explain
 from lumos.dates import parse_date
-from lumos.recipes import load, shipped
+from lumos.overrides import assignments, override
+from lumos.recipes import load
 from lumos.schedule import today_in, unfinished
 from lumos.settings import Settings
+from lumos.stored import store
 from lumos.verbs import BAD_INPUT, DONE, FAULT, REFUSED, BadInput, GateRefused, Report, Request
 
 log = logging.getLogger("lumos")
@@ -262,8 +264,10 @@ def request_from(arguments: argparse.Namespace, now: dt.datetime) -> Request:
     verb = VERBS[arguments.verb]
     try:
         settings = Settings.from_environment()
-        recipe = load(arguments.recipe or settings.recipe)
-        recipe = override(recipe, dict(_assignment(text) for text in arguments.set))
+        name = arguments.recipe or settings.recipe
+        if settings.allowed_recipes is not None:
+            refuse_unless_allowed(name, settings)
+        recipe = override(load(name), assignments(arguments.set))
         if arguments.date is None and verb.needs_date:
             msg = f"lumos {arguments.verb} needs --date YYYY-MM-DD, the last day observed"
             raise ValueError(msg)
@@ -290,17 +294,6 @@ def request_from(arguments: argparse.Namespace, now: dt.datetime) -> Request:
         options={name: getattr(arguments, name) for name in names},
         force=arguments.force,
     )
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        msg = f"--set {text!r} is not KEY.PATH=VALUE, such as training.epochs=2"
-        raise ValueError(msg)
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
 
 
 def run(request: Request) -> Report:
@@ -340,7 +333,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         with _stdout_to_stderr():
-            report = run(request_from(arguments, dt.datetime.now(dt.UTC)))
+            request = request_from(arguments, dt.datetime.now(dt.UTC))
+            if is_first and VERBS[request.verb].needs_lake:
+                name = arguments.recipe or request.settings.recipe
+                store(request.settings, name, load(name))
+            report = run(request)
     except BadInput as error:
         log.error("%s", error)
         return BAD_INPUT

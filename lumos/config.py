@@ -8,10 +8,10 @@ Nothing below this module knows a dataset by name.
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lumos.calendar import CALENDAR_COLUMNS, has_holidays
 from lumos.forms import EmbeddingConfig, LossConfig, ModelConfig, TrainingConfig
@@ -24,7 +24,7 @@ __all__ = [
     "EmbeddingConfig", "EvaluationConfig", "EventColumn", "LossConfig", "ModelConfig",
     "ParquetStore", "PublishingConfig", "QualityConfig", "RawTable", "Recipe", "RedisStore",
     "ScoringConfig", "SqlType", "StaticColumn", "StoreConfig", "Task", "TrainingConfig",
-    "explain", "override",
+    "explain",
 ]  # fmt: skip
 
 
@@ -184,11 +184,11 @@ class EvaluationConfig(Config):
     shadow``), and not be worse on them.
     """
 
-    num_origins: int = Field(default=4, ge=1)
-    days_between_origins: int = Field(default=7, ge=1)
+    num_origins: int = Field(default=4, ge=1, le=1000)
+    days_between_origins: int = Field(default=7, ge=1, le=3650)
     margin: float = Field(default=0.0, ge=0)
     baseline_margin: float = Field(default=0.0, ge=0)
-    shadow_days: int = Field(default=0, ge=0)
+    shadow_days: int = Field(default=0, ge=0, le=3650)
 
 
 class ScoringConfig(Config):
@@ -209,11 +209,11 @@ class ScoringConfig(Config):
             hardly ever did in training.
     """
 
-    active_within_days: int = Field(default=365, ge=1)
-    num_shards: int = Field(default=4, ge=1)
-    users_per_shard: int = Field(default=32_768, ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    processes: int = Field(default=1, ge=1)
+    active_within_days: int = Field(default=365, ge=1, le=36_500)
+    num_shards: int = Field(default=4, ge=1, le=100_000)
+    users_per_shard: int = Field(default=32_768, ge=1, le=10_000_000)
+    batch_size: int = Field(default=64, ge=1, le=1_000_000)
+    processes: int = Field(default=1, ge=1, le=64)
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
     compile: bool = False
     allow_short_calendar: bool = False
@@ -399,30 +399,3 @@ class Recipe(Config):
             *(column.name for column in self.events),
             *(column.name for column in self.static),
         ]
-
-
-def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """A copy with some fields replaced, checked as if it had been written so.
-
-    Args:
-        recipe: The recipe to start from.
-        changes: Dotted field names and new values, such as ``{"training.epochs": 2}``.
-
-    Raises:
-        ValueError: A path names no field, or the result is no valid recipe.
-    """
-    tree = recipe.model_dump()
-    for path, value in changes.items():
-        node: Any = tree
-        *parents, leaf = path.split(".")
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or leaf not in node:
-            choices = sorted(node) if isinstance(node, dict) else sorted(tree)
-            msg = f"{path!r} is no field of a recipe; at that level there are {choices}"
-            raise ValueError(msg)
-        node[leaf] = value
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as error:
-        raise ValueError(explain(error)) from error

@@ -28,14 +28,14 @@ class ModelConfig(Config):
             linear read-out. Tasks' heads always have two.
     """
 
-    d_model: int = Field(default=64, ge=2)
-    num_encoder_layers: int = Field(default=2, ge=1)
-    num_decoder_layers: int = Field(default=1, ge=1)
-    num_heads: int = Field(default=4, ge=1)
-    d_ff: int = Field(default=128, ge=1)
-    d_user: int = Field(default=64, ge=1)
-    d_event: int = Field(default=32, ge=1)
-    d_static: int = Field(default=16, ge=1)
+    d_model: int = Field(default=64, ge=2, le=8_192)
+    num_encoder_layers: int = Field(default=2, ge=1, le=128)
+    num_decoder_layers: int = Field(default=1, ge=1, le=128)
+    num_heads: int = Field(default=4, ge=1, le=128)
+    d_ff: int = Field(default=128, ge=1, le=32_768)
+    d_user: int = Field(default=64, ge=1, le=8_192)
+    d_event: int = Field(default=32, ge=1, le=8_192)
+    d_static: int = Field(default=16, ge=1, le=8_192)
     mlp_layers: int = Field(default=2, ge=1, le=3)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     positions: Literal["none", "learned", "sinusoidal", "tape", "absolute", "rope", "distance"] = (
@@ -44,7 +44,7 @@ class ModelConfig(Config):
     events: Literal["full", "no_future", "no_past", "none"] = "full"
     future_embedding: Literal["separate", "shared"] = "separate"
     encoder: Literal["bidirectional", "causal"] = "causal"
-    patch_days: int = Field(default=7, ge=1)
+    patch_days: int = Field(default=7, ge=1, le=366)
     head_layers: int = Field(default=0, ge=0, le=3)
 
     @model_validator(mode="after")
@@ -89,6 +89,8 @@ class LossConfig(Config):
 class TrainingConfig(Config):
     """How the forecaster is trained. ``batch_size`` is global: all ranks together.
 
+    What a run may override has a limit, lest one number fills the machine that others use.
+
     Attributes:
         origins_per_window: Forecast origins supervised in one pass over a history; more than
             one needs a causal encoder.
@@ -102,32 +104,32 @@ class TrainingConfig(Config):
         compile: Whether PyTorch compiles the network first.
     """
 
-    epochs: int = Field(default=6, ge=1)
-    batch_size: int = Field(default=64, ge=1)
+    epochs: int = Field(default=6, ge=1, le=10_000)
+    batch_size: int = Field(default=64, ge=1, le=1_000_000)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_share: float = Field(default=0.1, ge=0, le=1)
     clip_norm: float = Field(default=1.0, gt=0)
     loss: LossConfig = LossConfig()
-    origins_per_window: int = Field(default=8, ge=1)
+    origins_per_window: int = Field(default=8, ge=1, le=1_000)
     matrices: Literal["adamw", "muon"] = "muon"
     muon_learning_rate: float = Field(default=0.01, gt=0)
     muon_weight_decay: float = Field(default=0.1, ge=0)
-    accumulate: int = Field(default=1, ge=1)
+    accumulate: int = Field(default=1, ge=1, le=10_000)
     ema: float = Field(default=0.99, ge=0, lt=1)
-    patience: int = Field(default=0, ge=0)
+    patience: int = Field(default=0, ge=0, le=10_000)
     compile: bool = False
     held_out_users_share: float = Field(default=0.1, gt=0, lt=1)
     min_history_days: int = Field(
-        default=28, ge=1, description="recorded days before the first training origin"
+        default=28, ge=1, le=36_500, description="recorded days before the first training origin"
     )
     max_validation_users: int = Field(
-        default=20_000, ge=1, description="of each split; more are sampled by hash"
+        default=20_000, ge=1, le=10_000_000, description="of each split; more are sampled by hash"
     )
-    seed: int = 0
-    processes: int = Field(default=2, ge=1)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    processes: int = Field(default=2, ge=1, le=64)
     loader_workers: int = Field(
-        default=0, ge=0, description="processes that read beside each training process"
+        default=0, ge=0, le=64, description="processes that read beside each training process"
     )
 
     @model_validator(mode="after")

@@ -4,9 +4,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Config(BaseModel):
-    """Base of everything in a recipe: immutable, and a misspelt field is an error."""
+    """Base of everything in a recipe: immutable, and a misspelt field is an error.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Numbers are finite, for JSON has no others: what was stored could not be read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def explain(error: ValidationError) -> str:

@@ -2,18 +2,13 @@
 
 import importlib
 import inspect
-import re
 
 from pydantic import ValidationError
 
 import lumos.datasets
+from lumos.allowed import is_name, shipped
 from lumos.config import Recipe, explain
-from lumos.datasets.land import shipped_datasets
-
-
-def shipped() -> tuple[str, ...]:
-    """Names of the recipes that come with the package."""
-    return shipped_datasets()
+from lumos.overrides import shown
 
 
 def load(name: str) -> Recipe:
@@ -26,14 +21,14 @@ def load(name: str) -> Recipe:
     Raises:
         ValueError: No such recipe, or what the function made is not a valid one.
     """
-    if name in shipped():
-        name = f"{lumos.datasets.__name__}.{name}:recipe"
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+    if not is_name(name):
         msg = (
-            f"recipe {name!r} is unknown: shipped are {', '.join(shipped())}; "
+            f"recipe {shown(name)} is unknown: shipped are {', '.join(shipped())}; "
             "your own is named package.module:function"
         )
         raise ValueError(msg)
+    if name in shipped():
+        name = f"{lumos.datasets.__name__}.{name}:recipe"
     module, function = name.split(":")
     try:
         found = importlib.import_module(module)

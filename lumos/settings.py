@@ -36,6 +36,7 @@ class Settings(BaseModel):
     spark_pool: Path | None = None
     warm_verbs: Path | None = None
     actor: str = ""
+    allowed_recipes: str | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -59,6 +60,7 @@ class Settings(BaseModel):
             spark_pool=_path(given.get("LUMOS_SPARK_POOL")),
             warm_verbs=_path(given.get("LUMOS_WARM_VERBS")),
             actor=given.get("LUMOS_ACTOR") or "",
+            allowed_recipes=given.get("LUMOS_ALLOWED_RECIPES"),
             sql_root=Path(given.get("LUMOS_SQL") or shipped_sql()).absolute(),
         )
 

@@ -44,6 +44,7 @@ import tests.airflow_home  # noqa: E402, F401 - before anything imports Airflow
 from lumos.cli import VERBS, run  # noqa: E402
 from lumos.recipes import load  # noqa: E402
 from lumos.settings import Settings  # noqa: E402
+from lumos.stored import store  # noqa: E402
 from lumos.verbs import Report, Request  # noqa: E402
 
 # Wall time per example depends on what else the machine runs.
@@ -116,6 +117,7 @@ class World:
 
     def run(self, verb: str, *, date: dt.date | None = None, **options: Any) -> Report:
         """Run a verb in this process."""
+        store(self.settings, self.recipe_name, load(self.recipe_name))
         return run(self.request(verb, date=date, **options))
 
     def copy(self, home: Path) -> "World":

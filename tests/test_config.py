@@ -5,9 +5,11 @@ import re
 import pytest
 from pydantic import ValidationError
 
+from lumos.allowed import shipped
 from lumos.calendar import CALENDAR_COLUMNS
-from lumos.config import RESERVED_COLUMNS, Recipe, explain, override
-from lumos.recipes import load, shipped
+from lumos.config import RESERVED_COLUMNS, Recipe, explain
+from lumos.overrides import override
+from lumos.recipes import load
 from lumos.tables import tables
 from tests.conftest import RECIPE
 

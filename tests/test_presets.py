@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from lumos import presets
 from lumos.calendar import CALENDAR_COLUMNS
-from lumos.config import ModelConfig, override
+from lumos.config import ModelConfig
 from lumos.model.forecaster import Forecaster, ForecasterConfig
+from lumos.overrides import override
 from tests.accio import small
 
 # SPEC: d_model, layers, heads as published; parameters as they come of these dimensions with 13

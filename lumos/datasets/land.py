@@ -1,18 +1,9 @@
 """The verb ``land``: play the platform for a shipped dataset."""
 
 import importlib
-import pkgutil
 
-import lumos.datasets
+from lumos.allowed import shipped
 from lumos.verbs import BadInput, Report, Request
-
-_NOT_DATASETS = {"land"}
-
-
-def shipped_datasets() -> tuple[str, ...]:
-    """Names of the datasets that can be landed."""
-    found = {module.name for module in pkgutil.iter_modules(lumos.datasets.__path__)}
-    return tuple(sorted(found - _NOT_DATASETS))
 
 
 def land(request: Request) -> Report:
@@ -22,10 +13,10 @@ def land(request: Request) -> Report:
         BadInput: The dataset is not one that ships with the package, or not the recipe's.
     """
     name = request.options["dataset"] or request.recipe.dataset
-    if name not in shipped_datasets():
+    if name not in shipped():
         msg = (
             f"dataset {name!r} does not ship with lumos; "
-            f"shipped are {', '.join(shipped_datasets())}. "
+            f"shipped are {', '.join(shipped())}. "
             "A platform's own raw tables land by themselves: see docs/adopt.md"
         )
         raise BadInput(msg)

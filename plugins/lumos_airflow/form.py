@@ -2,12 +2,12 @@
 
 import datetime as dt
 import os
-import pkgutil
 from typing import Any
 
 from airflow.sdk import Param
 
-import lumos.datasets
+from lumos.allowed import allowed
+from lumos.overrides import MAX_CHARACTERS, MAX_SETTINGS, PATTERN
 from lumos.settings import Settings
 from lumos_airflow.alerts import OWNER
 from lumos_airflow.dates import macro
@@ -16,18 +16,15 @@ from lumos_airflow.notify import TaskDone, TaskFailed, channels, repeat_after
 # Before any data, so that every past day can be backfilled.
 START = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 MACROS = {"business_date": macro}
-_RECIPE = r"^([a-z][a-z0-9_]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
-_OVERRIDE = r"^[a-z][a-z0-9_]*(\.[A-Za-z0-9_]+)*=.+$"
-
-
-def recipe_suggestions() -> list[str]:
-    """Names of the shipped recipes, read off the folder: importing one would cost numpy."""
-    found = {module.name for module in pkgutil.iter_modules(lumos.datasets.__path__)}
-    return sorted(found - {"land"})
 
 
 def form(**own: Param) -> dict[str, Param]:
-    """The parameters of a DAG, a DAG's own between the common ones."""
+    """The parameters of a DAG, a DAG's own between the common ones.
+
+    Raises:
+        ValueError: ``LUMOS_ALLOWED_RECIPES`` is wrong: said while the DAG is parsed.
+    """
+    settings = Settings.from_environment()
     return {
         "business_date": Param(
             None,
@@ -37,20 +34,21 @@ def form(**own: Param) -> dict[str, Param]:
             description="Last observed day. Empty: the day on which the data interval starts.",
         ),
         "recipe": Param(
-            Settings.from_environment().recipe,
+            settings.recipe,
             type="string",
-            pattern=_RECIPE,
-            examples=recipe_suggestions(),
+            enum=list(allowed(settings)),
             title="Recipe",
-            description="A shipped one, or your own as package.module:function.",
+            description="One that this deployment allows.",
         ),
         **own,
         "settings": Param(
             [],
             type=["null", "array"],
-            items={"type": "string", "pattern": _OVERRIDE},
+            items={"type": "string", "pattern": PATTERN, "maxLength": MAX_CHARACTERS},
+            maxItems=MAX_SETTINGS,
             title="Overrides",
-            description="One a line, KEY.PATH=VALUE, such as training.epochs=2.",
+            description="One a line, KEY.PATH=VALUE, such as training.epochs=2: of training, "
+            "model, scoring and evaluation, and limits of quality and publishing.",
         ),
         "force": Param(
             False,

@@ -196,10 +196,15 @@ def _are_published(occasion: Occasion) -> bool:
     """Whether scores of the date are live: a run may fail, or go on, after it has published."""
 
     def look() -> bool:
-        from lumos.recipes import load
+        from lumos import stored
         from lumos.serve.manifest import LIVE, read_manifests
 
-        manifests = read_manifests(Settings.from_environment(), load(occasion.recipe))
+        settings = Settings.from_environment()
+        try:
+            recipe = stored.read(settings, occasion.recipe)
+        except stored.NotStored:
+            return False
+        manifests = read_manifests(settings, recipe)
         return any(
             found.state == LIVE and found.as_of.isoformat() == occasion.business_date
             for found in manifests

@@ -24,7 +24,7 @@ def skip_unless_wanted(context: Mapping[str, Any]) -> None:
         AirflowSkipException: The parameters or the rule above say so.
     """
     # Here, because DAG files import this module and must parse in no time.
-    from lumos.recipes import load
+    from lumos import stored
     from lumos.serve.manifest import LIVE, RETRACTED, read_manifests, today_in
     from lumos.settings import Settings
 
@@ -34,8 +34,12 @@ def skip_unless_wanted(context: Mapping[str, Any]) -> None:
         raise AirflowSkipException(msg)
     if params["republish"]:
         return
-    date, recipe = business_date(context), load(params["recipe"])
-    manifests = read_manifests(Settings.from_environment(), recipe)
+    date, settings = business_date(context), Settings.from_environment()
+    try:
+        recipe = stored.read(settings, params["recipe"])
+    except stored.NotStored:
+        return  # so nothing was ever published
+    manifests = read_manifests(settings, recipe)
     of_date = [manifest for manifest in manifests if manifest.as_of == date]
     if of_date and of_date[-1].state == RETRACTED:
         msg = (

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from airflow.sdk.exceptions import AirflowFailException
 
 from lumos.addresses import refuse_unencoded
+from lumos.allowed import allowed
 from lumos.cloud import Cloud
 from lumos.settings import Settings
 from lumos.verbs import BadInput
@@ -59,6 +60,7 @@ def verb_environment(
         "LUMOS_RECIPE": settings.recipe,
         "MLFLOW_TRACKING_URI": settings.mlflow_uri,
         "LUMOS_ACTOR": actor,
+        "LUMOS_ALLOWED_RECIPES": ",".join(allowed(settings)),
         **own,
         **cloud.environment,
     }

@@ -12,9 +12,10 @@ from lumos.accio.contract import event_calendar, open_sequences
 from lumos.accio.events import EventCalendar
 from lumos.accio.table import SequenceTable
 from lumos.accio.users import Users
-from lumos.config import Recipe, Task, override
+from lumos.config import Recipe, Task
 from lumos.dates import day_number
 from lumos.delta import replace
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.settings import Settings
 from lumos.tables import table_uri, tables

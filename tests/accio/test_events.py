@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from lumos.accio.contract import load_events
-from lumos.config import override
 from lumos.dates import day_number, from_day_number
+from lumos.overrides import override
 from lumos.verbs import BadInput
 from tests.accio import small
 

@@ -28,6 +28,7 @@ from lumos.delta import read, rewrite
 from lumos.recipes import load
 from lumos.schedule import end_of
 from lumos.settings import REPOSITORY, Settings
+from lumos.stored import store
 from lumos.tables import ALERTS, alerts_uri, table_uri, tables
 from tests.airflow.sinks import KEY, PASSWORD, TOKEN, Sinks, sinks
 
@@ -542,6 +543,7 @@ def publish(lake: Settings, state: str, as_of: dt.date = DAY) -> None:
 
 
 def test_scores_that_are_published_are_not_late_though_the_run_goes_on_or_failed(sink, lake):
+    store(lake, "complete_journey", load("complete_journey"))
     publish(lake, "live")
     asyncio.run(notify.late(context=missed()))
     assert told(sink) == (0, 0, 0)
@@ -550,8 +552,9 @@ def test_scores_that_are_published_are_not_late_though_the_run_goes_on_or_failed
     assert told(sink) == (1, 1, 1)
 
 
-def test_a_lateness_that_cannot_be_checked_is_told(sink):
-    asyncio.run(notify.late(context=missed(conf={"recipe": "no_such_recipe"})))
+@pytest.mark.parametrize("recipe", ["no_such_recipe", "gone.recipe:recipe", "os:abort"])
+def test_a_lateness_that_cannot_be_checked_is_told_and_no_recipe_imported(sink, recipe):
+    asyncio.run(notify.late(context=missed(conf={"recipe": recipe})))
     assert told(sink) == (1, 1, 1)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import ParamValidationError
-from lumos_airflow.form import recipe_suggestions
+from lumos_airflow.form import form
 
-from lumos.recipes import shipped
+from lumos.allowed import shipped
 from lumos.settings import REPOSITORY
 
 DAGS = {
@@ -149,11 +149,20 @@ def test_monitors_delay_nobody_and_hide_no_failure(dags):
         ("recipe", "rm -rf /"),
         ("recipe", "package.module:"),
         ("recipe", "a:b; c"),
+        ("recipe", "os:abort"),
+        ("recipe", "gym_world.recipe:recipe"),
         ("days", 0),
         ("days", 5001),
         ("days", "365"),
         ("settings", ["training.epochs"]),
         ("settings", ["--force"]),
+        ("settings", ["name=other"]),
+        ("settings", ["sql=/any/folder"]),
+        ("settings", ['raw=[{"path": "/etc"}]']),
+        ("settings", ['publishing.stores=[{"kind": "parquet"}]']),
+        ("settings", ["publishing={}"]),
+        ("settings", ["training.epochs=2"] * 51),
+        ("settings", ["training.epochs=" + "2" * 500]),
         ("settings", "training.epochs=2"),
         ("force", "yes"),
     ],
@@ -170,9 +179,9 @@ def test_a_bad_parameter_is_refused_before_anything_runs(dags, name, value):
         ("business_date", None),
         ("business_date", "2017-12-10"),
         ("recipe", "complete_journey"),
-        ("recipe", "gym_world.recipe:recipe"),
+        ("recipe", "fantasy_sports"),
         ("days", 365),
-        ("settings", ["training.epochs=2", "name=x y"]),
+        ("settings", ["training.epochs=2", "publishing.max_drift=0.5"]),
         ("settings", None),
     ],
 )
@@ -180,5 +189,16 @@ def test_a_good_parameter_is_taken(dags, name, value):
     assert dags["daily_aggregation"].params.get_param(name).resolve(value) == value
 
 
-def test_the_form_suggests_exactly_the_shipped_recipes():
-    assert recipe_suggestions() == list(shipped())
+def test_the_form_offers_the_deployments_own_recipe_the_shipped_ones_and_those_allowed(monkeypatch):
+    monkeypatch.setenv("LUMOS_RECIPE", "acme.own:recipe")
+    monkeypatch.setenv("LUMOS_ALLOWED_RECIPES", " acme.other:recipe ,")
+    offered = form()["recipe"].schema["enum"]
+    assert offered == ["acme.own:recipe", *shipped(), "acme.other:recipe"]
+    assert not any(name.startswith("acme") for name in sys.modules)
+
+
+@pytest.mark.parametrize("entry", ["os", "a b:c", "../x:y", "a:b;c"])
+def test_a_list_of_recipes_that_names_none_fails_at_parse_with_a_sentence(monkeypatch, entry):
+    monkeypatch.setenv("LUMOS_ALLOWED_RECIPES", entry)
+    with pytest.raises(ValueError, match="in LUMOS_RECIPE or LUMOS_ALLOWED_RECIPES is not a recip"):
+        form()

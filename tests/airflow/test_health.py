@@ -28,6 +28,7 @@ from sqlalchemy import delete, select
 from benchmarks import _health_world as made
 from lumos.recipes import load
 from lumos.settings import REPOSITORY, Settings
+from lumos.stored import store
 from lumos.tables import table_uri
 from tests.conftest import RECIPE, WHERE_WE_WORK
 
@@ -59,9 +60,10 @@ def lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     monkeypatch.setenv("LUMOS_SCHEDULE", "off")
     # MLflow has tests of its own below; it takes seconds each time.
     version = look.Version(version="7", registered=dt.datetime.now(dt.UTC), as_of="2024-05-10")
-    found = look.Found(folder="gym", champion=version)
+    found = look.Found(champion=version)
     monkeypatch.setattr(look, "look", lambda _name: found)
     (tmp_path / "lake").mkdir()
+    store(Settings.from_environment(), RECIPE, load(RECIPE))
     yield Settings.from_environment()
     monkeypatch.undo()
 
@@ -369,48 +371,45 @@ def test_a_lake_that_is_empty_or_away_is_unknown_and_all_else_is_shown(
     assert "/proc" not in history.text
 
 
-def test_a_recipe_that_was_removed_is_unknown_while_its_runs_are_shown(app, days, monkeypatch):
+def test_a_recipe_without_a_verb_yet_is_unknown_while_its_runs_are_shown(app, days, monkeypatch):
     with create_session() as session:
         conf = {"recipe": "gone_world.recipe:recipe"}
         made.add_runs(session, "batch_scoring", [YESTERDAY], conf=conf)
     monkeypatch.setattr(look, "look", lambda _name: look.Found(trouble="recipe"))
     told = seen(app, recipe="gone_world.recipe:recipe")
     assert told["status"] == "unknown"
-    assert "no longer loads" in told["tables"]["note"]
+    assert "No verb has run yet" in told["tables"]["note"]
     (shown,) = [run for run in told["chain"]["runs"] if run["run_id"]]
     assert shown["state"] == "success"
     assert "gone_world.recipe:recipe" in told["recipes"]
 
 
-def test_a_recipe_of_the_deployment_that_does_not_load_is_unknown(app, monkeypatch):
+def test_a_recipe_of_the_deployment_without_a_verb_yet_is_unknown(app, monkeypatch):
     monkeypatch.setenv("LUMOS_RECIPE", "gone_world.recipe:recipe")
     all_done()
     told = seen(app)
     assert told["status"] == "unknown"
-    assert "no longer loads" in told["quality"]["note"]
+    assert "No verb has run yet" in told["quality"]["note"]
 
 
-def test_foreign_code_and_mlflow_run_in_a_process_of_their_own(lake, monkeypatch):
+def test_mlflow_is_asked_in_a_process_of_its_own_and_no_recipe_imported(lake, monkeypatch):
     monkeypatch.undo()
+    monkeypatch.setenv("LUMOS_LAKE", lake.lake)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     found = look.look(RECIPE)
-    assert (found.folder, found.trouble, found.champion) == ("gym", "registry", None)
-    assert look.look("gone_world.recipe:recipe").trouble == "recipe"
-    with pytest.raises(subprocess.SubprocessError):
-        look.look("os:abort")
+    assert (found.trouble, found.champion) == ("registry", None)
+    for name in ("gone_world.recipe:recipe", "os:abort"):
+        assert look.look(name).trouble == "recipe"
 
 
-def test_foreign_code_sees_nothing_of_airflows_own(tmp_path, monkeypatch):
-    (tmp_path / "curious.py").write_text(
-        "import json, os, pathlib\n"
-        "def recipe():\n"
-        f"    pathlib.Path({str(tmp_path / 'seen')!r}).write_text(json.dumps(dict(os.environ)))\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
+def test_the_process_that_asks_mlflow_sees_nothing_of_airflows_own(lake, monkeypatch):
+    asked = []
+    monkeypatch.undo()
     monkeypatch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", "a secret")
-    assert look.look("curious:recipe").trouble == "recipe"
-    told = json.loads((tmp_path / "seen").read_text())
-    assert not [name for name in told if "AIRFLOW" in name]
+    monkeypatch.setattr(look.subprocess, "run", lambda *_, env, **__: asked.append(env))
+    with pytest.raises(AttributeError):
+        look.look(RECIPE)
+    assert not [name for name in asked[0] if "AIRFLOW" in name]
 
 
 def test_the_server_never_loads_spark_torch_or_mlflow(tmp_path):
@@ -421,8 +420,10 @@ def test_the_server_never_loads_spark_torch_or_mlflow(tmp_path):
             "import tests.airflow_home, sys, datetime as dt\n"
             "from lumos_airflow.health import board, lake, page, state\n"
             "from benchmarks._health_world import write_days\n"
-            "from lumos.recipes import load\nfrom lumos.settings import Settings\n"
+            "from lumos import stored\nfrom lumos.recipes import load\n"
+            "from lumos.settings import Settings\n"
             "settings = Settings.from_environment()\n"
+            "stored.store(settings, settings.recipe, load(settings.recipe))\n"
             "write_days(settings, load(settings.recipe), [dt.date(2024, 5, 10)])\n"
             "told = board.Board()\n"
             "found = told.health(None)\n"

@@ -1,3 +1,5 @@
+import datetime as dt
+import json
 import os
 import signal
 import sys
@@ -14,7 +16,9 @@ from lumos_airflow.operators.local import (
     LocalVerbOperator,
 )
 
+from lumos.cli import parser, request_from
 from lumos.settings import Settings
+from lumos.verbs import BadInput
 
 PRETEND = str(Path(__file__).parent.parent / "host" / "pretend.py")
 ACTIVITY = Asset(name="activity", uri="lumos://lake/activity")
@@ -125,7 +129,51 @@ def test_killing_the_task_ends_the_verb(tmp_path):
         thread.join()
 
 
-def test_arguments_are_a_list_so_no_shell_ever_reads_them():
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"recipe": "os:abort"}, "recipe 'os:abort' is not allowed here: allowed are complete_jou"),
+        ({"recipe": "airflow.utils.db:resetdb"}, "is not allowed here"),
+        ({"recipe": "gym_world.recipe:recipe"}, "LUMOS_ALLOWED_RECIPES of all components"),
+        ({"recipe": "../../etc/passwd"}, "is not allowed here"),
+        ({"recipe": "x" * 10_000}, r"recipe 'x{60}\.\.\.' is not allowed here"),
+        ({"overrides": '["name=other"]'}, "override 'name=other' is not allowed in a run"),
+        ({"overrides": '["sql=/any/folder"]'}, "is not allowed in a run of Airflow"),
+        ({"overrides": '["raw=[]"]'}, "is not allowed in a run of Airflow"),
+        ({"overrides": '["timezone=UTC"]'}, "is not allowed in a run of Airflow"),
+        ({"overrides": '["publishing.stores=[]"]'}, "is not allowed in a run of Airflow"),
+        ({"overrides": '["publishing.max_driftx=1"]'}, "is not allowed in a run of Airflow"),
+        ({"overrides": '["publishing={}"]'}, "is not allowed in a run of Airflow"),
+        ({"overrides": '["training={}"]'}, "is not allowed in a run of Airflow"),
+        ({"overrides": "[7]"}, "overrides are a list of KEY.PATH=VALUE"),
+        ({"overrides": '{"a": 1}'}, "overrides are a list of KEY.PATH=VALUE"),
+        ({"overrides": json.dumps(["training.epochs=" + "9" * 600])}, "longer than 500 characters"),
+        ({"overrides": json.dumps(["training.epochs=1"] * 51)}, "51 overrides are too many"),
+    ],
+)
+def test_what_a_run_may_not_ask_for_is_refused_before_anything_is_imported_or_started(
+    changed, sentence
+):
+    before, task = set(sys.modules), operator("report")
+    for name, value in changed.items():
+        setattr(task, name, value)
+    for ask in (task.execute, lambda _: task.request()):
+        with pytest.raises(AirflowFailException, match=sentence) as caught:
+            ask(context())
+        assert len(str(caught.value)) < 600
+    assert not {"gym_world.recipe", "airflow.utils.db"} & (set(sys.modules) - before)
+
+
+def test_a_verb_of_airflow_refuses_what_the_deployment_does_not_allow_as_well(monkeypatch):
+    seen = Settings.from_environment(operator("environment").execute(context()))
+    assert seen.allowed_recipes == "complete_journey,fantasy_sports"
+    monkeypatch.setenv("LUMOS_ALLOWED_RECIPES", seen.allowed_recipes)
+    with pytest.raises(BadInput, match="recipe 'os:abort' is not allowed here"):
+        request_from(parser().parse_args(["doctor", "--recipe=os:abort"]), dt.datetime.now(dt.UTC))
+
+
+def test_arguments_are_a_list_so_no_shell_ever_reads_them(monkeypatch):
+    monkeypatch.setenv("LUMOS_ALLOWED_RECIPES", "gym_world.recipe:recipe")
     task = LocalVerbOperator(
         task_id="task",
         verb="aggregate",
@@ -163,5 +211,5 @@ def test_one_rank_is_plain_python():
 def test_an_unknown_recipe_fails_the_training_before_it_starts():
     task = operator(kind=LocalRanksOperator)
     task.recipe = "nobody"
-    with pytest.raises(AirflowFailException, match="recipe 'nobody' is unknown"):
+    with pytest.raises(AirflowFailException, match="recipe 'nobody' is not allowed"):
         task.launcher()

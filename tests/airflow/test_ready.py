@@ -1,6 +1,6 @@
 import asyncio
 import datetime as dt
-import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -8,16 +8,20 @@ import pyarrow as pa
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 from lumos_airflow.exporting import skip_without_stores
+from lumos_airflow.links.experiment import reports_of
 from lumos_airflow.operators.local import LocalVerbOperator
 from lumos_airflow.operators.ready import TableReadySensor
 from lumos_airflow.publishing import skip_unless_wanted
 from lumos_airflow.triggers.ready import Finding, Partition, TableReadyTrigger, look
 
 from lumos import ledger
+from lumos.config import Recipe
 from lumos.delta import rewrite
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.serve.manifest import Manifest
 from lumos.settings import Settings
+from lumos.stored import store
 from lumos.tables import table_uri, tables
 from lumos.verbs import Request, TableWritten
 
@@ -30,12 +34,15 @@ def enter(tmp_path, monkeypatch) -> Callable[..., None]:
     monkeypatch.setenv("LUMOS_HOME", str(tmp_path))
     monkeypatch.delenv("LUMOS_LAKE", raising=False)
 
+    settings = Settings.from_environment()
+    store(settings, "complete_journey", load("complete_journey"))
+
     def enter(table: str, date: dt.date = DAY, verdict: str = ledger.READY) -> None:
         request = Request(
             verb="aggregate",
             recipe=load("complete_journey"),
             date=date,
-            settings=Settings.from_environment(),
+            settings=settings,
         )
         report = request.report(tables=(TableWritten(table=table, version=4, rows=99),))
         ledger.record(request, report, inputs={}, verdict=verdict)
@@ -124,10 +131,27 @@ def test_an_empty_lake_is_no_fault(enter):
     )
 
 
+def test_before_the_first_verb_a_wait_goes_on_and_nothing_is_published(tmp_path, monkeypatch):
+    monkeypatch.setenv("LUMOS_HOME", str(tmp_path))
+    found = look(Partition("quality", "gone_world.recipe:recipe", str(DAY)))
+    assert found.verdict == "absent"
+    assert "no verb has run yet for recipe gone_world.recipe:recipe on this lake" in found.message
+    skip_unless_wanted(publishing(DAY))
+
+
+@pytest.mark.parametrize("recipe", ["os:abort", "os:fork", "airflow.utils.db:resetdb"])
+def test_triggers_and_pages_import_no_recipe_whatever_a_run_names(tmp_path, monkeypatch, recipe):
+    monkeypatch.setenv("LUMOS_HOME", str(tmp_path))
+    before = set(sys.modules)
+    assert look(Partition("quality", recipe, str(DAY))).verdict == "absent"
+    assert reports_of(recipe) == ""
+    assert "airflow.utils.db" not in set(sys.modules) - before
+
+
 def test_a_wait_for_an_unknown_recipe_fails_without_retry(enter):
     task = sensor()
     task.recipe = "nobody"
-    with pytest.raises(AirflowFailException, match="recipe 'nobody' is unknown"):
+    with pytest.raises(AirflowFailException, match="recipe 'nobody' is not allowed here"):
         task.execute({})
 
 
@@ -212,28 +236,39 @@ def test_publishing_can_be_switched_off(enter):
         skip_unless_wanted(publishing(DAY, publish=False, republish=True))
 
 
-STORES = json.dumps([{"kind": "parquet", "name": "files", "folder": "/somewhere"}])
+def with_stores() -> Recipe:
+    """Of a platform that serves its scores from files as well."""
+    files = {"kind": "parquet", "name": "files", "folder": "/somewhere"}
+    return override(load("complete_journey"), {"publishing.stores": [files]})
 
 
-def exporting(*changes: str) -> dict:
+@pytest.fixture
+def stores(monkeypatch) -> str:
+    """The name of that recipe, which this deployment allows."""
+    name = f"{__name__}:with_stores"
+    monkeypatch.setenv("LUMOS_ALLOWED_RECIPES", name)
+    return name
+
+
+def exporting(recipe: str = "complete_journey") -> dict:
     task = LocalVerbOperator(
         task_id="export",
         verb="export",
-        recipe="complete_journey",
+        recipe=recipe,
         date=DAY.isoformat(),
-        overrides=json.dumps(changes),
+        overrides="[]",
     )
     return {"task": task, **publishing(DAY)}
 
 
-def test_scores_are_exported_only_where_the_recipe_has_stores(enter):
+def test_scores_are_exported_only_where_the_recipe_has_stores(enter, stores):
     announce(DAY, valid_days=100_000)
     with pytest.raises(AirflowSkipException, match=r"publishing\.stores is empty"):
         skip_without_stores(exporting())
-    skip_without_stores(exporting(f"publishing.stores={STORES}"))
+    skip_without_stores(exporting(stores))
 
 
-def test_a_backfilled_day_whose_scores_have_expired_is_not_exported_and_no_fault(enter):
+def test_a_backfilled_day_whose_scores_have_expired_is_not_exported_and_no_fault(enter, stores):
     announce(DAY)
     with pytest.raises(AirflowSkipException, match=r"not exported: .*valid until 2017-12-12"):
-        skip_without_stores(exporting(f"publishing.stores={STORES}"))
+        skip_without_stores(exporting(stores))

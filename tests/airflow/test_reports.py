@@ -16,6 +16,11 @@ from fastapi.testclient import TestClient
 from lumos_airflow import jobs
 from lumos_airflow.links.experiment import ExperimentPageLink
 
+from lumos.recipes import load
+from lumos.settings import Settings
+from lumos.stored import store
+from tests.conftest import RECIPE
+
 PAGES = "/lumos/reports/gym/experiments"
 PAGE = f"{PAGES}/towels/2024-05-10/index.html"
 MONITOR = "/lumos/reports/gym/monitor/2024-05-10/index.html"
@@ -56,6 +61,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "experiments" / "linked").mkdir()
     (folder / "experiments" / "linked" / "2024-05-10").symlink_to(outside)
     monkeypatch.setenv("LUMOS_HOME", str(tmp_path))
+    store(Settings.from_environment(), RECIPE, load(RECIPE))
     yield tmp_path
     monkeypatch.undo()
 
@@ -134,7 +140,7 @@ def test_nothing_but_pages_of_experiments_and_monitors_is_served(app, home, path
 def button(**options: str) -> str:
     """The address under the button once the task has rendered its templates."""
     task = jobs.verb("review", options={})
-    task.recipe, task.date, task.options = "gym_world.recipe:recipe", "2024-05-10", options
+    task.recipe, task.date, task.options = RECIPE, "2024-05-10", options
     (link,) = task.operator_extra_links
     return link.get_link(task, ti_key=SimpleNamespace())
 
@@ -145,9 +151,14 @@ def test_the_button_leads_to_what_the_server_serves(app, home):
     assert client.get(button(experiment="")).text == "all of them"
 
 
-def test_the_button_keeps_the_path_under_which_the_server_lies(monkeypatch):
+def test_the_button_keeps_the_path_under_which_the_server_lies(home, monkeypatch):
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://host.example/airflow/")
     assert button(experiment="towels") == f"/airflow{PAGE}"
+
+
+def test_before_the_first_verb_of_its_recipe_a_button_leads_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("LUMOS_HOME", str(tmp_path))
+    assert button(experiment="towels") == ""
 
 
 def test_the_button_stands_on_the_task_review_and_on_no_other():
@@ -158,7 +169,7 @@ def test_the_button_stands_on_the_task_review_and_on_no_other():
 
 def test_the_button_on_the_task_monitor_leads_to_its_page(app, home):
     task = jobs.verb("monitor", options={"of": "tables"})
-    task.recipe, task.date = "gym_world.recipe:recipe", "2024-05-10"
+    task.recipe, task.date = RECIPE, "2024-05-10"
     (link,) = task.operator_extra_links
     address = link.get_link(task, ti_key=SimpleNamespace())
     assert visitor(app, role="viewer").get(address).text == "what is unusual"

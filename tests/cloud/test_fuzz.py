@@ -178,14 +178,14 @@ def test_a_job_is_read_as_it_was_written(arguments, environment):
 # -- end to end
 
 
-def verb(*overrides: str, **options: str) -> Ec2VerbOperator:
+def verb(**options: str) -> Ec2VerbOperator:
     return Ec2VerbOperator(
         task_id="score",
         verb="score",
         date=DATE,
-        recipe=NASTY[0],
-        options=options,
-        overrides=json.dumps([*overrides, "do=report"]),
+        recipe="complete_journey",
+        options={**options, "do": "report"},
+        overrides="[]",
         hours=1,
         retries=2,
     )
@@ -204,21 +204,21 @@ def aws(tmp_path, monkeypatch):
 
 
 def test_whatever_is_typed_arrives_as_it_was_typed(aws):
-    overrides = [f"name={each}" for each in NASTY]
-    make = lambda: verb(*overrides, days=NASTY[2], out=NASTY[3])  # noqa: E731
+    typed = {f"text-{number}": each for number, each in enumerate(NASTY) if each}
+    make = lambda: verb(**typed)  # noqa: E731
     ti = TaskInstance(run_id="manual__2024-05-10T00:00:00+00:00 $(reboot) '", dag_id="é;`id`")
     report = drive(make, ti)
     assert report["argv"] == make().arguments
-    assert [f"--set=name={each}" for each in NASTY] == [
-        each for each in report["argv"] if each.startswith("--set=name=")
+    assert [f"--{name}={each}" for name, each in typed.items()] == [
+        each for each in report["argv"] if each.startswith("--text-")
     ]
     eventually(lambda: not aws.alive())
 
 
 @pytest.mark.parametrize("typed", ["\x00", "\ud800", "x" * 131_072])
 def test_what_no_command_line_can_hold_is_refused_before_it_costs(aws, typed):
-    operator = verb(f"name={typed}")
-    with pytest.raises(AirflowFailException, match="no command line can hold '--set=name="):
+    operator = verb(text=typed)
+    with pytest.raises(AirflowFailException, match="no command line can hold '--text="):
         operator.execute(context(TaskInstance(), operator))
     assert aws.instances() == []
 

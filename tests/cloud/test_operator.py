@@ -2,7 +2,6 @@
 
 import asyncio
 import datetime as dt
-import json
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +91,8 @@ def verb(*do: str, hours: float = 1.0, kind: type = Ec2VerbOperator, name: str =
             verb=name,
             date=DATE,
             recipe="complete_journey",
-            overrides=json.dumps([f"do={each}" for each in do]),
+            options={"do": do[-1]} if do else {},
+            overrides="[]",
             hours=hours,
             retries=2,
         )

@@ -2,7 +2,7 @@
 """A stand-in for ``python -m lumos VERB``, to try what a verb may do to its machine.
 
 It takes the place of ``lumos/__main__.py`` in a wheel; the agent beside it is the real one. What
-it does comes by an override: ``--set=do=WHAT``. No part of LUMOS: real processes, odd manners.
+it does comes by an option of its own: ``--do=WHAT``. No part of LUMOS: real processes, odd manners.
 """
 
 import json
@@ -29,7 +29,7 @@ def is_there(bucket: str, key: str) -> bool:
 
 def main() -> int:
     """Do what is asked."""
-    words = [word.removeprefix("--set=do=") for word in sys.argv if word.startswith("--set=do=")]
+    words = [word.removeprefix("--do=") for word in sys.argv if word.startswith("--do=")]
     what, *rest = (words or ["report"])[-1].split(":")
     is_first = os.environ.get("RANK", "0") == "0"
     bucket, key = os.environ["LUMOS_STATES"].removeprefix("s3://").split("/", 1)

@@ -86,12 +86,12 @@ class Task:
     """One task instance, and how Airflow takes it through its tries.
 
     Attributes:
-        overrides: What the stand-in is asked for, ``KEY=VALUE``.
+        does: What the stand-in is asked for, ``KEY=VALUE``.
         arguments: Further ones of the operator.
         store: What survives its tries.
     """
 
-    overrides: Sequence[str] = ()
+    does: Sequence[str] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     verb: str = "sequences"
     retries: int = 2
@@ -117,7 +117,8 @@ class Task:
             "verb": self.verb,
             "date": DATE,
             "recipe": "complete_journey",
-            "overrides": json.dumps(list(self.overrides)),
+            "options": {"does": json.dumps(list(self.does))},
+            "overrides": "[]",
             "retries": self.retries,
             **self.arguments,
         }

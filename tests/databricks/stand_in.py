@@ -1,8 +1,8 @@
-"""A quick ``lumos.cli`` for the stand-in wheel: does what its ``--set KEY=VALUE`` ask for.
+"""A quick ``lumos.cli`` for the stand-in wheel: does what ``--does`` asks for.
 
-``code`` is the exit code; ``error`` is logged; ``seconds`` are slept after the file ``started`` was
-written with the process id. ``first_code`` and ``first_seconds`` are those of the first run alone,
-which the file ``memory`` remembers.
+That is a JSON list of ``KEY=VALUE``: ``code`` is the exit code; ``error`` is logged; ``seconds``
+are slept after the file ``started`` was written with the process id. ``first_code`` and
+``first_seconds`` are those of the first run alone, which the file ``memory`` remembers.
 """
 
 import json
@@ -20,7 +20,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s: %(message)s")
     log.info("the stand-in of lumos %s starts", arguments[0])
-    given = dict(text[6:].split("=", 1) for text in arguments if text.startswith("--set="))
+    asked = [text.removeprefix("--does=") for text in arguments if text.startswith("--does=")]
+    given = dict(text.split("=", 1) for each in asked for text in json.loads(each))
     if "started" in given:
         Path(given["started"]).write_text(str(os.getpid()))
     if "memory" in given and not Path(given["memory"]).exists():

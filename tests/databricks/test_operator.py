@@ -38,7 +38,7 @@ def test_a_verb_runs_on_its_cluster_and_its_report_is_the_result(deployed, task)
 
 
 def test_the_run_s_page_is_one_click_away_while_it_runs(deployed, task):
-    task.overrides = ["seconds=1"]
+    task.does = ["seconds=1"]
     assert isinstance(task.start(), TaskDeferred)
     (run,) = runs_of(deployed, task)
     assert task.pushed["run_page_url"].endswith(f"/run/{run['run_id']}")
@@ -57,7 +57,7 @@ def test_the_run_s_log_ends_up_in_the_task_s_log(deployed, task, capsys):
 def test_bad_input_and_a_refusing_gate_are_neither_a_success_nor_tried_again(
     deployed, task, code, sentence
 ):
-    task.overrides = [f"code={code}", "error=the rows of 2024-05-10 are missing"]
+    task.does = [f"code={code}", "error=the rows of 2024-05-10 are missing"]
     with pytest.raises(AirflowFailException, match=sentence) as raised:
         task.run()
     assert "the rows of 2024-05-10 are missing" in str(raised.value)
@@ -76,7 +76,7 @@ def test_an_entry_point_that_only_returns_its_code_is_no_success(deploy, workspa
 
 
 def test_a_retry_after_a_fault_is_another_run(deployed, task, tmp_path):
-    task.overrides = [f"memory={tmp_path / 'ran'}", "first_code=1", "error=S3 was slow"]
+    task.does = [f"memory={tmp_path / 'ran'}", "first_code=1", "error=S3 was slow"]
     with pytest.raises(AirflowException, match="exit code 1: S3 was slow") as raised:
         task.run()
     assert fault(raised)
@@ -88,7 +88,7 @@ def test_a_retry_after_a_fault_is_another_run(deployed, task, tmp_path):
 def test_a_retry_after_a_fault_is_another_run_even_if_nothing_is_remembered(
     deployed, task, tmp_path
 ):
-    task.overrides = [f"memory={tmp_path / 'ran'}", "first_code=1"]
+    task.does = [f"memory={tmp_path / 'ran'}", "first_code=1"]
     with pytest.raises(AirflowException):
         task.run()
     task.try_number = 2
@@ -99,7 +99,7 @@ def test_a_retry_after_a_fault_is_another_run_even_if_nothing_is_remembered(
 
 @pytest.mark.parametrize("remembers", [True, False])
 def test_a_retry_after_a_crash_goes_on_with_the_run_that_is_there(deployed, task, remembers):
-    task.overrides = ["seconds=1.5"]
+    task.does = ["seconds=1.5"]
     assert isinstance(task.start(), TaskDeferred)
     task.try_number = 2
     if not remembers:  # it died between submitting and writing it down
@@ -120,12 +120,12 @@ def test_a_cleared_task_runs_anew(deployed, task):
 def test_a_cleared_task_ends_its_former_run_before_another_writes_the_same_table(
     deployed, task, tmp_path
 ):
-    task.overrides = ["seconds=60", f"started={tmp_path / 'pid'}"]
+    task.does = ["seconds=60", f"started={tmp_path / 'pid'}"]
     assert isinstance(task.start(), TaskDeferred)
     pid = wait_for(tmp_path / "pid")
     # Airflow has told nobody: no triggerer had its trigger yet.
     task.clear()
-    task.overrides = []
+    task.does = []
     assert task.run()["verb"] == "sequences"
     assert is_gone(pid)
     first, second = runs_of(deployed, task)
@@ -162,7 +162,7 @@ def test_a_repair_that_is_refused_is_a_fault_and_then_another_run(deployed, task
 
 
 def test_a_verb_s_own_failure_is_never_repaired(deployed, task):
-    task.overrides = ["code=1"]
+    task.does = ["code=1"]
     with pytest.raises(AirflowException):
         task.run()
     (run,) = runs_of(deployed, task)
@@ -187,7 +187,7 @@ def is_gone(pid: int) -> bool:
 
 
 def test_a_task_killed_while_it_waits_leaves_no_process(deployed, task, tmp_path):
-    task.overrides = ["seconds=60", f"started={tmp_path / 'pid'}"]
+    task.does = ["seconds=60", f"started={tmp_path / 'pid'}"]
     deferred = task.start()
     pid = wait_for(tmp_path / "pid")
     asyncio.run(again(deferred).on_kill())
@@ -197,7 +197,7 @@ def test_a_task_killed_while_it_waits_leaves_no_process(deployed, task, tmp_path
 
 
 def test_a_task_killed_while_it_submits_leaves_no_process(deployed, task, tmp_path, monkeypatch):
-    task.overrides = ["seconds=60", f"started={tmp_path / 'pid'}"]
+    task.does = ["seconds=60", f"started={tmp_path / 'pid'}"]
     operator = task.operator()
     with monkeypatch.context() as patched:
         # The answer is lost: Databricks has the run, the worker not its id.
@@ -212,7 +212,7 @@ def test_a_task_killed_while_it_submits_leaves_no_process(deployed, task, tmp_pa
 
 
 def test_a_run_over_its_budget_is_cancelled_and_the_next_try_is_another(deployed, task, tmp_path):
-    task.overrides = [f"started={tmp_path / 'pid'}", "seconds=60"]
+    task.does = [f"started={tmp_path / 'pid'}", "seconds=60"]
     deferred = task.start()
     pid = wait_for(tmp_path / "pid")
     event = fire(deferred, deadline=dt.datetime.now(dt.UTC).isoformat())
@@ -221,13 +221,13 @@ def test_a_run_over_its_budget_is_cancelled_and_the_next_try_is_another(deployed
     with pytest.raises(AirflowException, match="took longer than 2 h and was cancelled") as raised:
         task.go_on(event)
     assert fault(raised)
-    task.try_number, task.overrides = 2, [f"started={tmp_path / 'pid'}"]
+    task.try_number, task.does = 2, [f"started={tmp_path / 'pid'}"]
     # Its arguments differ, so the token alone must tell the attempts apart.
     assert task.run()["verb"] == "sequences"
 
 
 def test_a_throttled_and_failing_api_is_asked_again(deployed, task, capsys):
-    task.overrides = ["seconds=1"]
+    task.does = ["seconds=1"]
     deferred = task.start()
     # More than the hook's own three attempts can bear.
     deployed.plan({"path": "runs/get", "status": 429, "times": 3})
@@ -250,7 +250,7 @@ def test_a_run_is_not_called_late_while_nobody_can_ask_for_its_end(deployed, tas
 
 
 def test_a_run_that_a_person_cancelled_says_so(deployed, task, tmp_path):
-    task.overrides = ["seconds=60", f"started={tmp_path / 'pid'}"]
+    task.does = ["seconds=60", f"started={tmp_path / 'pid'}"]
     deferred = task.start()
     wait_for(tmp_path / "pid")
     task.operator()._runs.cancel(runs_of(deployed, task)[0]["run_id"])

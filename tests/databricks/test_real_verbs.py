@@ -59,7 +59,8 @@ PRINTABLE = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter
 @given(changes=st.lists(PRINTABLE, min_size=1, max_size=4))
 def test_arguments_arrive_in_the_verb_as_they_were_given(deployed, changes):
     nasty = ["$(touch /tmp/x)", 'it\'s "quoted"\n{{job.id}}', "ü" * 10_000]
-    given = [f"change={text}" for text in (*nasty, *changes)]
-    report = Task(overrides=given, run_id=f"scheduled__{os.urandom(8).hex()}").run()
-    sent = [text for text in report["details"]["arguments"] if text.startswith("--set=")]
-    assert sent == [f"--set={text}" for text in given]
+    given = {f"text-{number}": text for number, text in enumerate((*nasty, *changes))}
+    arguments = {"options": given}
+    report = Task(arguments=arguments, run_id=f"scheduled__{os.urandom(8).hex()}").run()
+    sent = [text for text in report["details"]["arguments"] if text.startswith("--text-")]
+    assert sent == [f"--{name}={text}" for name, text in given.items()]

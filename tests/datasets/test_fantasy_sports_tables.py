@@ -13,7 +13,7 @@ import pytest
 from lumos import ledger
 from lumos.accio.contract import open_sequences
 from lumos.aggregate.contract import sql_path
-from lumos.config import Recipe, override
+from lumos.config import Recipe
 from lumos.datasets.fantasy_sports import World, shards
 from lumos.datasets.fantasy_sports import write as writing
 from lumos.datasets.fantasy_sports.activity import activity_of
@@ -21,6 +21,7 @@ from lumos.datasets.fantasy_sports.context import EVENT_COLUMNS, context_of
 from lumos.datasets.fantasy_sports.users import users_of
 from lumos.datasets.fantasy_sports.write import TABLES, write_tables
 from lumos.delta import read
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.settings import Settings
 from lumos.tables import raw_uri, table_uri, tables

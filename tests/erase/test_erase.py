@@ -58,7 +58,7 @@ def _served(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def _publish_other_scores(world: World) -> None:
     """A second publication of today: with the intervals of another level."""
-    from lumos.config import override
+    from lumos.overrides import override
 
     world.run(
         "publish", date=TODAY, recipe=override(GYM, {"calibration.interval_level": 0.5}), force=True

@@ -208,7 +208,7 @@ class Bench:
         """The agent, as the bootstrap starts it; asked again it is the same job."""
         job = a_job(
             self.instance.id,
-            arguments=("score", "--date=2024-05-10", *(f"--set=do={each}" for each in do)),
+            arguments=("score", "--date=2024-05-10", *(f"--do={each}" for each in do)),
             environment={"LUMOS_STATES": self.states},
             home=f"~/{self.path.stem}",
             **changes,

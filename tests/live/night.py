@@ -15,8 +15,8 @@ import pytest
 from demo.airflow import LocalAirflow
 from demo.client import Run, TaskState
 from lumos.cli import run as run_verb
-from lumos.config import override
 from lumos.delta import read
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.settings import REPOSITORY, Settings
 from lumos.tables import table_uri

@@ -18,9 +18,9 @@ def workspace(live_workspace, begun):
     return live_workspace
 
 
-def begin(airflow, *settings: str) -> Run:
+def begin(airflow, *does: str) -> Run:
     """Start a run and wait until its task is deferred."""
-    run = airflow.trigger("verbs", date=dt.date(2024, 5, 10), conf={"settings": list(settings)})
+    run = airflow.trigger("verbs", date=dt.date(2024, 5, 10), conf={"does": list(does)})
     eventually(lambda: state(airflow, run) == "deferred", PATIENCE_SECONDS)
     return run
 

@@ -15,9 +15,10 @@ from lumos.accio.batch import NOBODY, ragged_batch
 from lumos.accio.dense import Batch
 from lumos.accio.events import EventCalendar
 from lumos.accio.users import Users
-from lumos.config import Recipe, override
+from lumos.config import Recipe
 from lumos.model.forecaster import Forecast, Forecaster, ForecasterConfig
 from lumos.model.loss import Objective
+from lumos.overrides import override
 from lumos.train.scaler import Scaler, ScalerFit
 from tests.accio import small
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lumos.config import LossConfig, Recipe, override
+from lumos.config import LossConfig, Recipe
 from lumos.model.loss import term_names, term_sums, uncertainty_weighted
+from lumos.overrides import override
 from tests.accio import small
 from tests.model.ready import (
     a_batch,

@@ -16,10 +16,11 @@ import pytest
 from lumos import ledger
 from lumos.accio.contract import load_events, open_sequences
 from lumos.accio.users import Users
-from lumos.config import EmbeddingConfig, Recipe, override
+from lumos.config import EmbeddingConfig, Recipe
 from lumos.dates import day_number
 from lumos.delta import open_table, predicate, read
 from lumos.delta import replace as put
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.serve import comparison
 from lumos.tables import table_uri, tables

@@ -5,10 +5,10 @@ import datetime as dt
 import numpy as np
 import pytest
 
-from lumos.config import override
 from lumos.dates import day_number
 from lumos.delta import read
 from lumos.ledger import require
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.serve.accuracy import auc
 from lumos.tables import table_uri

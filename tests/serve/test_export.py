@@ -16,7 +16,8 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumos.config import Recipe, RedisStore, override
+from lumos.config import Recipe, RedisStore
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.serve.export import Pace, edition_of, open_store
 from lumos.serve.manifest import read_scores, valid_manifest

@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pytest
 
-from lumos.config import override
 from lumos.delta import predicate, read, replace, rewrite
+from lumos.overrides import override
 from lumos.serve.manifest import (
     Checksum,
     Manifest,

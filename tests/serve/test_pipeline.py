@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from lumos import ledger
-from lumos.config import override
 from lumos.dates import day_number
 from lumos.delta import read, replace
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.serve.network import Network
 from lumos.serve.overlap import Overlap

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from lumos.config import override
 from lumos.delta import data_files, open_table, predicate, read, replace
 from lumos.ledger import require
+from lumos.overrides import override
 from lumos.serve.manifest import Checksum, TamperedScores
 from lumos.serve.staging import Staging
 from lumos.verbs import BadInput, GateRefused

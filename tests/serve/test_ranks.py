@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from lumos.config import override
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.serve.shards import count_shards, in_few, of_rank
 from tests.conftest import RECIPE, World

@@ -3,8 +3,8 @@
 import pytest
 
 from lumos import ledger
-from lumos.config import override
 from lumos.delta import read
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.serve import registry
 from lumos.tables import table_uri

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lumos.config import override
 from lumos.dates import day_number
 from lumos.delta import open_table, read
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.serve.shards import pieces
 from lumos.tables import table_uri

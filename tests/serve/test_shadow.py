@@ -5,8 +5,8 @@ import datetime as dt
 import pytest
 
 from lumos import ledger
-from lumos.config import override
 from lumos.delta import read
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.serve.matured import matured
 from lumos.tables import table_uri

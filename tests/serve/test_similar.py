@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lumos.cli import parser, request_from
-from lumos.config import override
 from lumos.delta import predicate, read
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.tables import table_uri
 from lumos.verbs import BadInput

@@ -10,9 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lumos.accio.contract import event_calendar, load_events
-from lumos.config import override
 from lumos.dates import day_number
 from lumos.delta import read
+from lumos.overrides import override
 from lumos.recipes import load
 from lumos.serve.edits import Edits, announced, edited, read_edits, refuse_unseen
 from lumos.tables import table_uri

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lumos.config import Recipe, override
+from lumos.config import Recipe
+from lumos.overrides import override
 from lumos.settings import Settings
 from lumos.train.distributed import World
 from lumos.train.prepare import Prepared, find_origins, pinned, prepare

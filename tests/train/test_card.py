@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from lumos.config import Task, override
+from lumos.config import Task
+from lumos.overrides import override
 from lumos.train.card import draw_losses, model_card
 from tests.accio import small
 

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lumos.accio.events import EventCalendar
-from lumos.config import Recipe, override
+from lumos.config import Recipe
 from lumos.model.forecaster import Forecaster, ForecasterConfig
+from lumos.overrides import override
 from lumos.train.checkpoint import Checkpoint, load, save
 from lumos.train.scaler import Scaler, ScalerFit
 from lumos.verbs import BadInput

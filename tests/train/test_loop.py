@@ -12,8 +12,9 @@ from deltalake import DeltaTable
 from safetensors.torch import load_file
 
 from lumos import ledger
-from lumos.config import Recipe, override
+from lumos.config import Recipe
 from lumos.delta import predicate
+from lumos.overrides import override
 from lumos.settings import Settings
 from lumos.tables import table_uri
 from lumos.train import tracking

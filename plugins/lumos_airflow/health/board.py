@@ -1,24 +1,21 @@
 """Who reads what, and how long it is kept: everything that the page asks for, behind its caches."""
 
 import datetime as dt
-import logging
-import re
 from dataclasses import dataclass
 from functools import partial
 
 from airflow.utils.session import create_session
 
-from lumos.recipes import load, shipped
+from lumos import stored
+from lumos.allowed import allowed
 from lumos.settings import Settings
-from lumos_airflow.form import _RECIPE
 from lumos_airflow.health import lake, look, machines, runs, state
 from lumos_airflow.health.facts import Health
 from lumos_airflow.health.latest import Latest, Reading
 
-log = logging.getLogger(__name__)
-_REMOVED = (
-    "The recipe no longer loads, though it may have runs: its tables, model and experiments are "
-    "unknown. Is its name right, and its package still installed?"
+_NEVER_RUN = (
+    "No verb has run yet for this recipe on this lake: its tables, model and experiments are "
+    "unknown. The first run of daily_aggregation starts them."
 )
 
 
@@ -28,8 +25,9 @@ class UnknownRecipe(Exception):
 
 @dataclass(frozen=True)
 class _Sources:
-    """What is kept of one recipe."""
+    """What is kept of one recipe; ``folder`` is its own name, empty before its first verb."""
 
+    folder: Latest[str]
     lake: Latest[lake.Lake]
     found: Latest[look.Found]
 
@@ -48,16 +46,18 @@ class Board:
         Raises:
             UnknownRecipe: There is no such recipe, and never was one in the runs that are read.
         """
-        default = Settings.from_environment().recipe
+        settings = Settings.from_environment()
+        default = settings.recipe
         reading = self._runs.get()
         seen = reading.value.recipes if reading.value else ()
         recipes = tuple(dict.fromkeys((default, *seen)))
         name = default if recipe is None else recipe
-        if not re.fullmatch(_RECIPE, name) or name not in {*recipes, *shipped()}:
+        if name not in {*recipes, *allowed(settings)}:
             raise UnknownRecipe(name)
-        sources = self._sources(name, default)
-        found = sources.found.get()
-        folder, trouble = _folder(name, default, found)
+        sources = self._sources(name)
+        named = sources.folder.get()
+        folder = named.value or ""
+        trouble = "" if folder else named.trouble or _NEVER_RUN
         now = dt.datetime.now(dt.UTC)
         known = state.Known(
             recipe=name,
@@ -66,23 +66,23 @@ class Board:
             trouble=trouble,
             runs=reading,
             lake=sources.lake.get() if folder else Reading(None, None, trouble),
-            found=found,
+            found=sources.found.get(),
             rented=self._rent(reading.value, name),
         )
         return state.judge(known, now)
 
     def folder(self, recipe: str) -> str:
         """The recipe's name in the lake; empty if it is not known."""
-        default = Settings.from_environment().recipe
-        return _folder(recipe, default, self._sources(recipe, default).found.get())[0]
+        return self._sources(recipe).folder.get().value or ""
 
     def forget(self) -> None:
         """Read everything anew for the next one who asks."""
         self._runs.forget()
         for sources in self._by_recipe.values():
+            sources.folder.forget()
             sources.lake.forget()
 
-    def _sources(self, name: str, default: str) -> _Sources:
+    def _sources(self, name: str) -> _Sources:
         found = self._by_recipe.get(name)
         if found is None:
             registry = Latest(
@@ -92,16 +92,15 @@ class Board:
                 wait_seconds=0,
                 stale_seconds=600,
             )
+            folder = Latest("The lake", partial(_folder, name), fresh_seconds=30, wait_seconds=4)
             store = Latest(
                 "The lake",
-                lambda: lake.read(
-                    Settings.from_environment(), _folder(name, default, registry.get())[0]
-                ),
+                lambda: lake.read(Settings.from_environment(), folder.get().value or ""),
                 fresh_seconds=30,
                 wait_seconds=4,
             )
             # Of two threads that come first, both get the one that was put in.
-            found = self._by_recipe.setdefault(name, _Sources(store, registry))
+            found = self._by_recipe.setdefault(name, _Sources(folder, store, registry))
         return found
 
     def _rent(self, found: runs.Runs | None, name: str) -> Reading[machines.Rented | None]:
@@ -121,18 +120,10 @@ class Board:
             return runs.read(session, Settings.from_environment().recipe)
 
 
-def _folder(name: str, default: str, found: Reading[look.Found]) -> tuple[str, str]:
-    """The recipe's own name, or why it is not known.
-
-    Only what the deployment itself names or ships is imported here. A name from a run is
-    anybody's code: ``os:abort`` would be called as a recipe like any other.
-    """
-    if name == default or name in shipped():
-        try:
-            return load(name).name, ""
-        except Exception:  # a recipe is a program, and may fail as one
-            log.exception("recipe %s does not load", name)
-            return "", _REMOVED
-    if found.value is None:
-        return "", found.trouble.replace("The model registry", "The recipe")
-    return found.value.folder, _REMOVED if found.value.trouble == "recipe" else ""
+def _folder(name: str) -> str:
+    settings = Settings.from_environment()
+    lake.refuse_absent(settings)
+    try:
+        return stored.read(settings, name).name
+    except stored.NotStored:
+        return ""

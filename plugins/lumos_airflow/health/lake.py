@@ -105,6 +105,17 @@ def uri(settings: Settings, folder: str, table: str) -> str:
     return f"{settings.lake}/{folder}/{table}"
 
 
+def refuse_absent(settings: Settings) -> None:
+    """A disk that is not mounted is no empty lake.
+
+    Raises:
+        FileNotFoundError: The lake is a folder that is not there.
+    """
+    if "://" not in settings.lake and not Path(settings.lake).is_dir():
+        msg = f"{settings.lake} is no folder"
+        raise FileNotFoundError(msg)
+
+
 def read(settings: Settings, folder: str) -> Lake:
     """Read what the page shows of one recipe.
 
@@ -115,9 +126,7 @@ def read(settings: Settings, folder: str) -> Lake:
     Raises:
         FileNotFoundError: The lake is a folder that is not there.
     """
-    if "://" not in settings.lake and not Path(settings.lake).is_dir():
-        msg = f"{settings.lake} is no folder"
-        raise FileNotFoundError(msg)
+    refuse_absent(settings)
 
     def at(table: str) -> str:
         return uri(settings, folder, table)

@@ -1,8 +1,8 @@
 """``python -m lumos_airflow.health.look RECIPE``: what only a process of its own may find out.
 
-MLflow's client takes seconds to import and brings pyspark along, and a recipe that a run names is
-anybody's code: neither belongs into the server that shows the UI. What is found is one line of
-JSON; what goes wrong is named there and explained on stderr, which goes to the server's log.
+MLflow's client takes seconds to import and brings pyspark along: that does not belong into the
+server that shows the UI. What is found is one line of JSON; what goes wrong is named there and
+explained on stderr, which goes to the server's log.
 """
 
 import datetime as dt
@@ -44,13 +44,11 @@ class Found(BaseModel):
     """What was found out.
 
     Attributes:
-        folder: The recipe's own name, by which its tables lie in the lake.
-        trouble: ``recipe`` if it does not load, ``registry`` if MLflow does not answer.
+        trouble: ``recipe`` if no verb has stored it, ``registry`` if MLflow does not answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: str = ""
     trouble: Literal["", "recipe", "registry"] = ""
     champion: Version | None = None
     challenger: Version | None = None
@@ -66,7 +64,7 @@ def look(recipe: str) -> Found:
     environment = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        # Of the server's own keys and addresses, foreign code sees as little as in a task.
+        # Of the server's own keys and addresses it gets as little as a task's verb does.
         **child_environment(os.environ),
         # The server has Airflow's plugins folder on its path, a new process has not.
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
@@ -91,19 +89,20 @@ def look(recipe: str) -> Found:
 
 def find(name: str) -> Found:
     """What :func:`look` asks for, in this process."""
-    from lumos.recipes import load
+    from lumos import stored
     from lumos.settings import Settings
 
+    settings = Settings.from_environment()
     try:
-        recipe = load(name)
-    except Exception:  # whatever foreign code raises
-        logging.exception("recipe %s does not load", name)
+        recipe = stored.read(settings, name)
+    except (ValueError, OSError):
+        logging.exception("recipe %s is not known", name)
         return Found(trouble="recipe")
     try:
-        return _registry(Settings.from_environment(), recipe)
+        return _registry(settings, recipe)
     except Exception:
         logging.exception("MLflow does not answer")
-        return Found(folder=recipe.name, trouble="registry")
+        return Found(trouble="registry")
 
 
 def _registry(settings: Any, recipe: Any) -> Found:  # noqa: ANN401 - lumos is imported late
@@ -114,7 +113,6 @@ def _registry(settings: Any, recipe: Any) -> Found:  # noqa: ANN401 - lumos is i
         alias: tracking.version_of(settings, recipe, alias) for alias in ("champion", "challenger")
     }
     return Found(
-        folder=recipe.name,
         champion=_version(client, model, aliases["champion"]),
         challenger=_version(client, model, aliases["challenger"]),
         training=_training(client, model),

@@ -5,7 +5,6 @@ of the few runs that are shown.
 """
 
 import datetime as dt
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from airflow.models.taskinstance import TaskInstance
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from lumos_airflow.form import _RECIPE
+from lumos.allowed import is_name
 
 DAGS = (
     *("daily_aggregation", "data_quality", "batch_scoring", "ab_metrics"),
@@ -119,8 +118,8 @@ def _newest(session: Session, dag_id: str, default_recipe: str) -> list[Run]:
         date = business_date(conf, start)
         given = conf.get("recipe") if isinstance(conf, Mapping) else None
         recipe = str(given or default_recipe)
-        # Airflow has checked it by the form's pattern; a form of another day may have had none.
-        if date is not None and re.fullmatch(_RECIPE, recipe):
+        # Airflow has checked it by the form; a form of another day may have asked for less.
+        if date is not None and is_name(recipe):
             found.append(Run(dag_id, run_id, recipe, date, str(state), started, ended))
     return found[::-1]
 

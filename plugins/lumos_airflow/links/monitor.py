@@ -14,4 +14,5 @@ class MonitorPageLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ANN401 - Airflow's own
         """Address on the server that shows the UI."""
-        return f"{reports_of(operator.recipe)}/monitor/{operator.date}/index.html"
+        reports = reports_of(operator.recipe)
+        return f"{reports}/monitor/{operator.date}/index.html" if reports else ""

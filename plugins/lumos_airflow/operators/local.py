@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow.sdk import Context
 
+from lumos.allowed import allowed
 from lumos.host.process import Command, child_environment, die_with_supervisor
 from lumos.settings import Settings
 from lumos_airflow.links.experiment import ExperimentPageLink
@@ -45,9 +46,13 @@ class LocalVerbOperator(VerbOperator):
         self.log.info("business date %s, recipe %s", self.date, self.recipe)
         argv = [*self.launcher(), *self.arguments]
         self.log.info("running %s", shlex.join(argv))
-        environment = child_environment(os.environ, {**self.env, "LUMOS_ACTOR": self.actor})
-        warm = Settings.from_environment().warm_verbs
-        self._command = Command(argv, environment=environment, warm=warm)
+        settings = Settings.from_environment()
+        own = {
+            "LUMOS_ACTOR": self.actor,
+            "LUMOS_ALLOWED_RECIPES": ",".join(allowed(settings)),
+        }
+        environment = child_environment(os.environ, {**self.env, **own})
+        self._command = Command(argv, environment=environment, warm=settings.warm_verbs)
         started = time.monotonic()
         with die_with_supervisor():
             ended = self._command.run(self.log.log)

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowFailException
 
+from lumos.allowed import refuse_unless_allowed
+from lumos.settings import Settings
 from lumos_airflow.triggers.ready import Finding, Partition, TableReadyTrigger, look
 
 
@@ -38,9 +40,10 @@ class TableReadySensor(BaseOperator):
         """The ledger's finding as XCom, now or after the trigger fired."""
         self.log.info("business date %s, recipe %s", self.date, self.recipe)
         try:
-            finding = look(self._partition)
-        except ValueError as error:  # an unknown recipe
+            refuse_unless_allowed(self.recipe, Settings.from_environment())
+        except ValueError as error:
             raise AirflowFailException(str(error)) from error
+        finding = look(self._partition)
         if finding.verdict == "absent":
             self._wait(finding)
         return self._conclude(finding)

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from lumos.allowed import refuse_unless_allowed
 from lumos.codes import BAD_INPUT, REFUSED
 from lumos.host.process import Ended
+from lumos.overrides import refuse_unless_tuning
+from lumos.settings import Settings
 
 if TYPE_CHECKING:
     from lumos.verbs import Request
@@ -51,11 +54,21 @@ class VerbOperator(BaseOperator):
 
     @property
     def arguments(self) -> list[str]:
-        """What follows ``lumos`` on the command line; only valid once templates are rendered."""
+        """What follows ``lumos`` on the command line; only valid once templates are rendered.
+
+        Raises:
+            AirflowFailException: The recipe or an override is none that a run may use.
+        """
+        settings = json.loads(self.overrides) or []
+        try:
+            refuse_unless_allowed(self.recipe, Settings.from_environment())
+            refuse_unless_tuning(settings)
+        except ValueError as error:
+            raise AirflowFailException(str(error)) from error
         arguments = [self.verb, f"--recipe={self.recipe}", f"--date={self.date}"]
         arguments += [f"--{name}={value}" for name, value in self.options.items() if value]
         arguments += [f"--{name}" for name, value in self.switches.items() if value == "True"]
-        arguments += [f"--set={change}" for change in json.loads(self.overrides) or ()]
+        arguments += [f"--set={change}" for change in settings]
         return arguments
 
     def request(self) -> "Request":

@@ -48,14 +48,18 @@ def look(partition: Partition) -> Finding:
     """Read the ledger once.
 
     Raises:
-        ValueError: The recipe is unknown or invalid.
+        ValueError: This cannot be the name of a recipe.
     """
     # Here, because DAG files import this module and must parse in no time.
-    from lumos import ledger
-    from lumos.recipes import load
+    from lumos import ledger, stored
     from lumos.settings import Settings
 
-    settings, recipe = Settings.from_environment(), load(partition.recipe)
+    settings = Settings.from_environment()
+    try:
+        recipe = stored.read(settings, partition.recipe)
+    except stored.NotStored as nothing:
+        message = f"{partition.table} is not ready for {partition.date}: {nothing}"
+        return Finding("absent", message)
     date = dt.date.fromisoformat(partition.date)
     entry = ledger.find(settings, recipe, partition.table, date)
     if entry is None:
