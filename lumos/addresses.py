@@ -7,8 +7,6 @@ it becomes the host, which name servers are then asked for and error messages qu
 import re
 from urllib.parse import urlsplit
 
-from lumos.verbs import BadInput
-
 _AUTHORITY = re.compile(r"[^:/?#]+://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
 _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -23,6 +21,9 @@ def refuse_unencoded(variable: str, address: str) -> None:
     Raises:
         BadInput: Its password is not percent-encoded. No part of it is quoted.
     """
+    # Here, because DAG files import this module and must parse in no time.
+    from lumos.verbs import BadInput
+
     found = _AUTHORITY.fullmatch(address)
     if found is None:
         return
