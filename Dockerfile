@@ -21,7 +21,7 @@ ENV LUMOS_HOME=/opt/lumos/home \
 COPY --chown=airflow:root requirements.txt ./
 RUN uv pip install --no-cache --require-hashes --compile-bytecode -r requirements.txt
 
-COPY --chown=airflow:root pyproject.toml requirements.in README.md ./
+COPY --chown=airflow:root pyproject.toml requirements.in README.md LICENSE NOTICE ./
 COPY --chown=airflow:root lumos ./lumos
 COPY --chown=airflow:root include ./include
 # The wheel is what rented machines and Databricks get (`wheels` of LUMOS_CLOUD).
