@@ -11,7 +11,7 @@ from lumos.serve.stores.dynamodb import DynamoDb
 from lumos.serve.stores.parquet import Parquet
 from lumos.serve.stores.redis import Redis
 from lumos.verbs import BadInput
-from tests.serve.stores import dynamodb_store, parquet_store, redis_store
+from tests.serve.stores import dynamodb_store, free_port, parquet_store, redis_store
 
 UNTIL = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
 
@@ -58,7 +58,9 @@ def test_what_dynamodb_did_not_take_of_a_batch_is_sent_again(
 def test_a_node_of_a_redis_cluster_is_refused_before_anything_is_asked_of_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    options = ("--cluster-enabled", "yes", "--dir", str(tmp_path))
+    # By itself the nodes' own port is 10,000 higher, of which not every port leaves one.
+    bus = ("--cluster-port", str(free_port()))
+    options = ("--cluster-enabled", "yes", *bus, "--dir", str(tmp_path))
     with redis_store(monkeypatch, *options) as served:
         assert isinstance(served.config, RedisStore)
         store = Redis(served.config, "gym")
