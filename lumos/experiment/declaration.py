@@ -239,24 +239,32 @@ def folder(settings: Settings, recipe: Recipe) -> Path:
     return settings.sql_root / recipe.sql_folder / "experiments"
 
 
-def declared(settings: Settings, recipe: Recipe, faults: Faults) -> tuple[Experiment, ...]:
+def declared(
+    settings: Settings, recipe: Recipe, faults: Faults | None = None
+) -> tuple[Experiment, ...]:
     """Every declared experiment, by name.
 
     Args:
         settings: Where SQL lies.
         recipe: Whose experiments.
         faults: Gets those of files that are no valid declaration, or want the users of another
-            experiment that began before.
+            experiment that began before; without it they are raised.
+
+    Raises:
+        BadInput: There are such files, and no ``faults``.
     """
+    kept = Faults() if faults is None else faults
     found: list[Experiment] = []
     for path in sorted(folder(settings, recipe).glob("*.toml")):
-        with faults.kept():
+        with kept.kept():
             found.append(_read(path, recipe))
     sound: list[Experiment] = []
     for experiment in sorted(found, key=lambda item: (item.start, item.name)):
-        with faults.kept():
+        with kept.kept():
             _refuse_meeting(experiment, sound)
             sound.append(experiment)
+    if faults is None:
+        kept.refuse(())
     return tuple(sorted(sound, key=lambda item: item.name))
 
 

@@ -234,7 +234,9 @@ def _track(request: Request, version: str, found: Mapping[str, Measures]) -> Non
     """Log the comparison to the MLflow run that made the version."""
     name = tracking.model_name(request.recipe)
     made = tracking.client(request.settings).get_model_version(name, version)
-    run = tracking.Run(tracking.client(request.settings), request.recipe, "", str(made.run_id))
+    run = tracking.Run(
+        tracking.client(request.settings), request.settings, request.recipe, "", str(made.run_id)
+    )
     # MLflow allows no bar in a name.
     values = {
         f"evaluate/{segment.replace('|', '/')}/{key}": value

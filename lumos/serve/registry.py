@@ -50,7 +50,8 @@ def promote(request: Request) -> Report:
     is decided once.
 
     Raises:
-        BadInput: There is no challenger, or no evaluation of it against today's champion.
+        BadInput: There is no challenger, its files are gone, or there is no evaluation of it
+            against today's champion.
         GateRefused: It is worse; the champion stays.
     """
     settings, recipe = request.settings, request.recipe
@@ -61,6 +62,7 @@ def promote(request: Request) -> Report:
         raise BadInput(msg)
     if challenger == champion:
         return request.report(details={"champion": champion}, already_done=True)
+    tracking.require_checkpoint(settings, recipe, challenger)
     judgement = _judge(request, challenger, champion)
     if judgement.waits_for:
         log.info("version %s waits: %s", challenger, judgement.waits_for)
@@ -206,7 +208,7 @@ def rollback(request: Request) -> Report:
     bring it straight back.
 
     Raises:
-        BadInput: There is no previous champion.
+        BadInput: There is no previous champion, or its files are gone.
     """
     settings, recipe = request.settings, request.recipe
     champion = tracking.version_of(settings, recipe, CHAMPION)
@@ -217,6 +219,7 @@ def rollback(request: Request) -> Report:
             f"(champion: {champion}, previous: {previous}); one exists after two promotions"
         )
         raise BadInput(msg)
+    tracking.require_checkpoint(settings, recipe, previous)
     audit.enter(
         request, f"version {previous} is champion again, after {champion}", "no reason given"
     )

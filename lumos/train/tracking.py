@@ -73,6 +73,26 @@ def checkpoint_of(settings: Settings, recipe: Recipe, version: str) -> Path:
     Raises:
         BadInput: The registry has no such version, or its files are gone.
     """
+    source, local = _source(settings, recipe, version)
+    if local is not None:
+        return local
+    folder = settings.home / "models" / model_name(recipe) / version
+    if not folder.exists():
+        _download(source, folder, settings)
+    return folder
+
+
+def require_checkpoint(settings: Settings, recipe: Recipe, version: str) -> None:
+    """A version that is to serve has its files, as far as this machine can see.
+
+    Raises:
+        BadInput: The registry has no such version, or its files are gone.
+    """
+    _source(settings, recipe, version)
+
+
+def _source(settings: Settings, recipe: Recipe, version: str) -> tuple[str, Path | None]:
+    """Where the registry says that a version's checkpoint is; the folder, if it is local."""
     registry, name = client(settings), model_name(recipe)
     known = {str(v.version): v for v in registry.search_model_versions(f"name='{name}'")}
     if version not in known:
@@ -83,17 +103,34 @@ def checkpoint_of(settings: Settings, recipe: Recipe, version: str) -> Path:
         )
         raise BadInput(msg)
     source = str(known[version].source)
-    parsed = urlparse(source)
-    if parsed.scheme in ("", "file"):
-        folder = Path(unquote(parsed.path))
-    else:
-        folder = settings.home / "models" / name / version
-        if not folder.exists():
-            _download(source, folder, settings)
-    if not folder.exists():
+    folder = _local_checkpoint(settings, name, source, str(known[version].run_id))
+    if folder is not None and not folder.exists():
         msg = f"the checkpoint of {name} version {version} is gone from {folder}; train again"
         raise BadInput(msg)
-    return folder
+    return source, folder
+
+
+def _local_checkpoint(settings: Settings, name: str, source: str, run_id: str) -> Path | None:
+    """Where a version's checkpoint lies on this machine; ``None`` if MLflow keeps it elsewhere.
+
+    By the home as it is called now: the registry has the place that it had when it was trained,
+    and a home may have been moved, or copied.
+    """
+    parsed = urlparse(source)
+    if parsed.scheme not in ("", "file"):
+        return None
+    own = _artifacts(settings, name, run_id) / CHECKPOINT_FOLDER
+    return own if _is_local(settings) and own.exists() else Path(unquote(parsed.path))
+
+
+def _is_local(settings: Settings) -> bool:
+    """Whether this process keeps artefacts itself: a database has no place for them."""
+    return settings.mlflow_uri.startswith(("sqlite:", "postgresql"))
+
+
+def _artifacts(settings: Settings, name: str, run_id: str) -> Path:
+    """Where MLflow would put a run's artefacts, had the home always been where it is."""
+    return settings.home / "mlartifacts" / name / run_id / "artifacts"
 
 
 def _download(source: str, folder: Path, settings: Settings) -> None:
@@ -113,6 +150,7 @@ class Run:
     """One training in MLflow, found again by its fingerprint after a restart."""
 
     client: "MlflowClient"
+    settings: Settings
     recipe: Recipe
     fingerprint: str
     run_id: str
@@ -151,7 +189,7 @@ class Run:
                 tags={_FINGERPRINT: fingerprint, **tags},
             )
         )
-        return cls(tracker, recipe, fingerprint, run.info.run_id)
+        return cls(tracker, settings, recipe, fingerprint, run.info.run_id)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters; logging the same ones again is harmless."""
@@ -192,9 +230,9 @@ class Run:
         name = model_name(self.recipe)
         version = self._registered(name)
         if version is None:
-            self.client.log_artifacts(self.run_id, str(folder))
+            place = self._keep(folder, name)
             self._create_model(name)
-            source = f"{self.client.get_run(self.run_id).info.artifact_uri}/{CHECKPOINT_FOLDER}"
+            source = f"{place}/{CHECKPOINT_FOLDER}"
             version = self.client.create_model_version(
                 name,
                 source,
@@ -205,6 +243,16 @@ class Run:
         self.client.set_registered_model_alias(name, CHALLENGER, version.version)
         self.client.set_terminated(self.run_id, "FINISHED")
         return str(version.version)
+
+    def _keep(self, folder: Path, name: str) -> str:
+        """Make everything in the folder artefacts of the run; returns their address."""
+        if not _is_local(self.settings):
+            self.client.log_artifacts(self.run_id, str(folder))
+            return str(self.client.get_run(self.run_id).info.artifact_uri)
+        # MLflow would write to where the experiment began: the original of a copied home.
+        place = _artifacts(self.settings, name, self.run_id)
+        shutil.copytree(folder, place, dirs_exist_ok=True)
+        return place.as_uri()
 
     def _registered(self, name: str) -> "ModelVersion | None":
         """The version that this very run has registered before it was killed."""
@@ -225,7 +273,6 @@ def _experiment(tracker: "MlflowClient", settings: Settings, name: str) -> str:
     experiment = tracker.get_experiment_by_name(name)
     if experiment is not None:
         return str(experiment.experiment_id)
-    # A tracking server knows where its artefacts go; a database has no place for them.
-    is_local = settings.mlflow_uri.startswith(("sqlite:", "postgresql"))
-    location = (settings.home / "mlartifacts" / name).as_uri() if is_local else None
+    # A tracking server knows where its artefacts go.
+    location = (settings.home / "mlartifacts" / name).as_uri() if _is_local(settings) else None
     return str(tracker.create_experiment(name, artifact_location=location))

@@ -178,6 +178,27 @@ def test_mlflow_has_all_that_is_needed_to_trust_and_to_repeat_a_model(
     assert set(report.metrics) >= {"time_split/visit_10d_auc", "user_split/minutes_10d_wape"}
 
 
+def test_a_copied_home_reads_its_own_models_and_trains_into_itself(
+    alone: tuple[Settings, Report], tmp_path: Path
+) -> None:
+    original, _ = alone
+    at, of = copied(original, tmp_path / "a copy"), override(small.recipe(), CHANGES)
+    before = {path: path.stat().st_mtime_ns for path in original.home.rglob("*")}
+    expected = weights(original, of)
+
+    train(request(at, recipe(**{"training.seed": 5})))
+
+    assert before == {path: path.stat().st_mtime_ns for path in original.home.rglob("*")}
+    for version in ("1", "2"):
+        assert tracking.checkpoint_of(at, of, version).is_relative_to(at.home)
+    # And a home that was moved: its old place is no more.
+    moved = small.settings(at.home.rename(tmp_path / "moved"))
+    assert weights(moved, of) == expected
+    shutil.rmtree(tracking.checkpoint_of(moved, of, "2"))
+    with pytest.raises(BadInput, match="version 2 is gone from"):
+        tracking.require_checkpoint(moved, of, "2")
+
+
 def test_with_patience_the_curve_on_held_out_users_is_logged_and_the_best_epoch_named(
     tmp_path: Path,
 ) -> None:
