@@ -4,6 +4,10 @@ Usage: ``python -m lumos.host.agent s3://.../job.json JOB_FILE``; started by
 :mod:`lumos.host.bootstrap`. Only one of them runs for a job on a machine, however often it was
 asked for: SSM has no token that would make two equal requests one.
 
+Each duty towards the outside (the pulse, the log, the switch, the looks for a spot notice and for
+Airflow's stop) has a thread of its own: an S3 that accepts and never answers delays what goes to S3
+and nothing else.
+
 The machine switches itself off. Its user data has set ``shutdown`` for half an hour after boot;
 the agent puts that off while the verb lives and its budget lasts, and at the end sets it for soon.
 So a machine that nobody looks after any more is gone within minutes of its verb.
@@ -18,7 +22,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,7 +31,7 @@ from uuid import uuid4
 import boto3
 from botocore.exceptions import ClientError
 
-from lumos.host.bootstrap import metadata, s3_client
+from lumos.host.bootstrap import impatient, insist, is_passing, metadata, s3_client
 from lumos.host.folder import Conflict, Folder
 from lumos.host.job import (
     ALIVE_MINUTES,
@@ -49,7 +54,10 @@ log = logging.getLogger(__name__)
 _SAVE_SECONDS = 100.0
 _RENEW_SECONDS = 60.0
 _CHUNK_LINES = 2000
-_PATIENCE_SECONDS = 300.0
+# How long a machine stays for the end of its log and its result: 11 USD of a p4d.
+_END_SECONDS = 1800.0
+# Before the verb, within the switch that was set at boot.
+_CLAIM_SECONDS = _SECRET_SECONDS = 300.0
 
 
 class Shipper:
@@ -105,22 +113,18 @@ class Agent:
         self.cause: Cause = "ended"
         self._started = time.monotonic()
         self._asked_at: float | None = None
-        self._renewed_at = float("-inf")
-        self._over, self._is_shutting_down = threading.Event(), threading.Event()
+        self._asking = threading.Lock()
+        self._is_shutting_down = threading.Event()
         self._command: Command | None = None
 
     def run(self) -> Result:
         """Run the verb to its end."""
         signal.signal(signal.SIGTERM, lambda *_: self._is_shutting_down.set())
         command = self._command = Command(self.argv(), environment=self.environment())
-        beating = threading.Thread(target=self._beat, name="beat")
-        beating.start()
-        try:
+        duties = (self.shipper.ship, self._look_around, self._look_for_stop)
+        with repeated(self.job.beat_seconds, *duties):
             ended = command.run(self._log)
-        finally:
-            self._over.set()
-            beating.join()
-        insist(self.shipper.ship)
+        insist(self.shipper.ship, patience_seconds=_END_SECONDS)
         return Result(
             code=ended.code,
             cause=self.cause,
@@ -163,35 +167,20 @@ class Agent:
 
     def ask(self, cause: Cause) -> None:
         """Have the verb save and leave; the first cause counts."""
-        if self._asked_at is None and self._command is not None:
+        with self._asking:
+            if self._asked_at is not None or self._command is None:
+                return
             self.cause, self._asked_at = cause, time.monotonic()
-            self._log(logging.WARNING, f"asking the verb to save and leave: {_WHY[cause]}")
-            self._command.interrupt()
+        self._log(logging.WARNING, f"asking the verb to save and leave: {_WHY[cause]}")
+        self._command.interrupt()
 
     def _log(self, level: int, text: str) -> None:
         self.shipper.add(level, text)
         # SSM keeps the first 24,000 characters, for who looks there.
         sys.stderr.write(f"{logging.getLevelName(level)} {text}\n")
 
-    def _beat(self) -> None:
-        while not self._over.wait(self.job.beat_seconds):
-            for each in (self._heartbeat, self.shipper.ship, self._renew, self._look_around):
-                try:
-                    each()
-                except Exception as error:  # storage or metadata that fails is tried again
-                    log.warning("%s: %s", each.__name__, error)
-
-    def _heartbeat(self) -> None:
-        self.folder.write(f"{self.instance_id}/{HEARTBEAT}", b"")
-
-    def _renew(self) -> None:
-        now = time.monotonic()
-        if now - self._renewed_at >= min(_RENEW_SECONDS, 4 * self.job.beat_seconds):
-            switch_off_in(ALIVE_MINUTES)
-            self._renewed_at = now
-
     def _look_around(self) -> None:
-        """Whether the verb must go: it ran too long, Airflow says so, or the machine is taken."""
+        """Whether the verb must go: it ran too long, or the machine is taken. Asks no S3."""
         now = time.monotonic()
         assert self._command is not None
         if self._asked_at is not None:
@@ -203,7 +192,9 @@ class Agent:
             self.ask("budget")
         elif metadata("spot/instance-action") is not None:
             self.ask("spot")
-        elif self.folder.read(STOP) is not None:
+
+    def _look_for_stop(self) -> None:
+        if self._asked_at is None and self.folder.read(STOP) is not None:
             self.ask("stop")
 
 
@@ -213,6 +204,49 @@ _WHY: Mapping[Cause, str] = {
     "stop": "Airflow wants it to end",
     "shutdown": "this machine is shutting down",
 }
+
+
+@contextmanager
+def repeated(seconds: float, *duties: Callable[[], Any]) -> Iterator[None]:
+    """Do each duty every so many seconds while the ``with`` lasts, each in a thread of its own.
+
+    One that fails is done again at its next turn. At the end the last turn of each is waited for.
+    """
+    over = threading.Event()
+
+    def repeat(duty: Callable[[], Any]) -> None:
+        while not over.wait(seconds):
+            try:
+                duty()
+            except Exception as error:
+                log.warning("%s: %s", duty.__name__, error)
+
+    threads = [threading.Thread(target=repeat, args=(duty,)) for duty in duties]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
+def kept_alive(folder: Folder, instance_id: str, *, beat_seconds: float) -> Iterator[None]:
+    """While the ``with`` lasts, Airflow sees a pulse and the switch is put off."""
+
+    def pulse() -> None:
+        folder.write(f"{instance_id}/{HEARTBEAT}", b"")
+
+    def renew() -> None:
+        switch_off_in(ALIVE_MINUTES)
+
+    with (
+        repeated(beat_seconds, pulse),
+        repeated(min(_RENEW_SECONDS, 4 * beat_seconds), renew),
+    ):
+        yield
 
 
 def switch_off_in(minutes: int) -> None:
@@ -228,11 +262,15 @@ def read_secrets(secrets: Mapping[str, str], region: str) -> dict[str, str]:
     """Variables from AWS Secrets Manager, read with this machine's own role."""
     if not secrets:
         return {}
-    manager = boto3.client("secretsmanager", region_name=region)
+    manager = boto3.client("secretsmanager", region_name=region, config=impatient())
     found = {}
     for name, secret in secrets.items():
         try:
-            answer = manager.get_secret_value(SecretId=secret)
+            answer = insist(
+                lambda: manager.get_secret_value(SecretId=secret),  # noqa: B023 - called at once
+                patience_seconds=_SECRET_SECONDS,
+                may_pass=is_passing,
+            )
         except ClientError as error:
             msg = (
                 f"the secret {secret} for {name} cannot be read by this machine's role "
@@ -248,28 +286,6 @@ def read_secrets(secrets: Mapping[str, str], region: str) -> dict[str, str]:
             raise RuntimeError(msg)
         found[name] = answer["SecretString"]
     return found
-
-
-def insist(
-    act: Callable[[], Any], *, patience_seconds: float = _PATIENCE_SECONDS, pause: float = 0.5
-) -> None:
-    """Do it, again and again with growing pauses while it fails.
-
-    Raises:
-        Exception: The last one, after ``patience_seconds``.
-    """
-    until = time.monotonic() + patience_seconds
-    while True:
-        try:
-            act()
-        except Exception as error:
-            if time.monotonic() + pause > until:
-                raise
-            log.warning("trying again in %.1f s: %s", pause, error)
-            time.sleep(pause)
-            pause = min(2 * pause, 20.0)
-        else:
-            return
 
 
 def main(argv: list[str]) -> int:
@@ -292,9 +308,13 @@ def main(argv: list[str]) -> int:
             log.warning("this job ran here already")
             return 0
         try:
-            result = _run(job, folder, instance_id)
-            data = result.model_dump_json().encode()
-            insist(lambda: folder.write(f"{instance_id}/{RESULT}", data))
+            with kept_alive(folder, instance_id, beat_seconds=job.beat_seconds):
+                result = _run(job, folder, instance_id)
+                data = result.model_dump_json().encode()
+                insist(
+                    lambda: folder.write(f"{instance_id}/{RESULT}", data),
+                    patience_seconds=_END_SECONDS,
+                )
         finally:
             switch_off_in(ENDED_MINUTES)
     return result.code
@@ -311,8 +331,13 @@ def _run(job: Job, folder: Folder, instance_id: str) -> Result:
 
 
 def _claims(folder: Folder, instance_id: str) -> bool:
+    mine = uuid4().bytes  # one for all tries: a try whose answer was lost meets itself
     try:
-        folder.create(f"{instance_id}/claim", uuid4().bytes)
+        insist(
+            lambda: folder.create(f"{instance_id}/claim", mine),
+            patience_seconds=_CLAIM_SECONDS,
+            may_pass=is_passing,
+        )
     except Conflict:
         return False
     return True

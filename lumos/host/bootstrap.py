@@ -9,20 +9,31 @@ Usage: ``python bootstrap.py s3://BUCKET/.../job.json SHA256 REGION``
 
 import hashlib
 import json
+import logging
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 _METADATA = "http://169.254.169.254"
 _BAD_INPUT = 2
 # boto3 asks for this machine's credentials once, for a second: a busy moment, and it has none.
 PATIENCE = {"AWS_METADATA_SERVICE_TIMEOUT": "5", "AWS_METADATA_SERVICE_NUM_ATTEMPTS": "10"}
+# Of one call to S3. Whoever calls tries again by themselves: a call that never ends is worse than
+# one that fails. botocore's own are 60 s and 60 s, five times.
+_CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 3.0, 5.0, 2
+_FETCH_SECONDS = 600.0
 
 
 class Refused(Exception):
@@ -53,15 +64,64 @@ def metadata(path: str) -> str | None:
 
 
 def s3_client(region: str) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
-    """Patient with a storage that throttles."""
-    config = boto3.session.Config(retries={"mode": "standard", "max_attempts": 8})
-    return boto3.client("s3", region_name=region, config=config)
+    """Impatient with a storage that does not answer."""
+    return boto3.client("s3", region_name=region, config=impatient())
+
+
+def impatient() -> Any:  # noqa: ANN401
+    """Of a client: a call ends within seconds."""
+    return boto3.session.Config(
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+    )
+
+
+def insist(
+    act: Callable[[], T],
+    *,
+    patience_seconds: float,
+    pause: float = 0.5,
+    may_pass: Callable[[Exception], bool] = lambda _: True,
+) -> T:
+    """Do it, again and again with growing pauses while it fails.
+
+    Raises:
+        Exception: The last one, after ``patience_seconds``, or one that does not pass by itself.
+    """
+    until = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return act()
+        except Exception as error:
+            if time.monotonic() + pause > until or not may_pass(error):
+                raise
+            log.warning("trying again in %.1f s: %s", pause, error)
+            time.sleep(pause)
+            pause = min(2 * pause, 20.0)
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a call to AWS may succeed later: nothing answered, or it throttles or fails."""
+    if isinstance(error, ClientError):
+        status: int = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        return status >= 500 or status == 429
+    return isinstance(error, (BotoCoreError, OSError))
 
 
 def fetch(s3: Any, uri: str, sha256: str) -> bytes:  # noqa: ANN401
-    """An object, once its digest is found to be the one that was asked for."""
+    """An object, once its digest is found to be the one that was asked for.
+
+    Raises:
+        Refused: It is another one.
+        Exception: It cannot be read, or S3 did not answer for ten minutes.
+    """
     bucket, key = uri.removeprefix("s3://").split("/", 1)
-    data: bytes = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    data: bytes = insist(
+        lambda: s3.get_object(Bucket=bucket, Key=key)["Body"].read(),
+        patience_seconds=_FETCH_SECONDS,
+        may_pass=is_passing,
+    )
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         msg = f"{uri} has SHA-256 {found}, and the job names {sha256}: run the task again"
@@ -123,10 +183,12 @@ def main(argv: list[str]) -> int:  # noqa: RET503 - execve never returns
 def _refuse(s3: Any, uri: str, why: str) -> None:  # noqa: ANN401
     bucket, key = uri.removeprefix("s3://").split("/", 1)
     result = {"code": _BAD_INPUT, "cause": "ended", "last_line": "", "last_error": why}
-    s3.put_object(
-        Bucket=bucket,
-        Key=f"{key.rsplit('/', 1)[0]}/{metadata('instance-id')}/result.json",
-        Body=json.dumps(result).encode(),
+    name = f"{key.rsplit('/', 1)[0]}/{metadata('instance-id')}/result.json"
+    body = json.dumps(result).encode()
+    insist(
+        lambda: s3.put_object(Bucket=bucket, Key=name, Body=body),
+        patience_seconds=_FETCH_SECONDS,
+        may_pass=is_passing,
     )
 
 

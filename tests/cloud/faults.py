@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal[
-    "throttle", "capacity", "empty", "fail", "deny", "lost-answer", "drop", "hide", "slow"
+    "throttle", "capacity", "empty", "fail", "deny", "lost-answer", "drop", "hide", "slow", "hang"
 ]
 TEST, AIRFLOW, NOBODY = "test", "airflow", "nobody"
 
@@ -46,7 +46,8 @@ class Rule:
         kind: ``throttle``, ``fail`` and ``deny`` answer with the service's own error;
             ``capacity`` with InsufficientInstanceCapacity; ``empty`` with a list of nothing;
             ``lost-answer`` executes the call and drops the connection; ``drop`` drops it first;
-            ``slow`` executes it after ``seconds``; ``hide`` leaves what is younger than ``first``
+            ``slow`` executes it after ``seconds``; ``hang`` takes it and never answers, until the
+            rule is removed; ``hide`` leaves what is younger than ``first``
             looks out of a listing, as an eventually consistent API does.
         service: Or any.
         action: Or any.
@@ -121,6 +122,10 @@ class Faults:
         """End of a fault."""
         with self._lock:
             self.rules = [other for other in self.rules if other is not rule]
+
+    def holds(self, rule: Rule) -> bool:
+        """Whether it was not removed."""
+        return any(other is rule for other in self.rules)
 
     def struck(self, rule: Rule) -> int:
         """How often it has."""

@@ -95,6 +95,10 @@ class Front:
         kind = rule.kind if rule else None
         if kind == "drop":
             return _drop(environ)
+        if rule and kind == "hang":
+            while self.faults.holds(rule):
+                time.sleep(_LOOK_SECONDS)
+            return _drop(environ)
         if kind == "empty":
             return _send(wire.nothing(call.action), start)
         if kind in ("throttle", "capacity", "fail", "deny"):

@@ -4,12 +4,13 @@ One machine serves all tests of this file: each has a job of its own on it, and 
 ``shutdown`` than the machine's is ever called.
 """
 
+import hashlib
 import json
 import shutil
 import signal
-import subprocess
-import sys
+import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,20 +19,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError, ReadTimeoutError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lumos.host import agent, bootstrap
 from lumos.host.folder import Folder
-from lumos.host.job import JOB, RESULT, STOP, Job, Result, chunk_name, pack_lines, unpack_lines
+from lumos.host.job import RESULT, STOP, chunk_name, pack_lines, unpack_lines
 from lumos.settings import REPOSITORY
 from tests.cloud.aws import Aws
-from tests.cloud.faults import Rule
-from tests.cloud.instance import Instance
+from tests.cloud.faults import AIRFLOW, Rule
 from tests.cloud.waiting import eventually
+from tests.host.bench import BUCKET, Bench, a_job
 
 pytestmark = pytest.mark.timeout(60)
-BUCKET = "acme"
 
 
 class Storage:
@@ -79,7 +80,7 @@ def test_chunks_come_in_order_and_whole_whatever_fails_now_and_then():
             shipper.ship()
         except OSError:
             continue
-    agent.insist(shipper.ship, pause=0.001)
+    agent.insist(shipper.ship, patience_seconds=60, pause=0.001)
     assert shipped(storage) == lines
     assert sorted(storage.written) == [chunk_name("i-1", n + 1) for n in range(shipper.num_chunks)]
     assert storage.names == sorted(storage.names)
@@ -147,26 +148,6 @@ def test_a_verb_that_does_not_leave_when_asked_is_ended_later(monkeypatch):
 # -- on a machine
 
 
-def a_job(instance_id: str, **changes: Any) -> Job:
-    return Job.model_validate(
-        {
-            "arguments": (),
-            "processes": None,
-            "nodes": ({"instance_id": instance_id, "address": "127.0.0.1"},),
-            "rendezvous_port": 29400,
-            "wheels": (),
-            "lock": {"path": "lock", "sha256": "0" * 64},
-            "environment": {},
-            "secrets": {},
-            "home": "~/lumos",
-            "region": "us-east-1",
-            "budget_seconds": 3600,
-            "beat_seconds": 0.1,
-            **changes,
-        }
-    )
-
-
 @pytest.fixture(scope="module")
 def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as it is, around another program than ``lumos``."""
@@ -193,63 +174,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
         (instance,) = aws.instances()
         eventually(lambda: instance.state == "running")
         yield SimpleNamespace(aws=aws, instance=instance)
-
-
-class Bench:
-    """One job on the machine."""
-
-    def __init__(self, aws: Aws, instance: Instance, code: Path, name: str) -> None:
-        self.aws, self.instance, self.code = aws, instance, code
-        self.folder = Folder(aws.client("s3"), f"s3://{BUCKET}/jobs/{name}/000")
-        self.states = f"s3://{BUCKET}/states/{name}"
-        self.path = instance.folder / f"{name}.json"
-
-    def start(self, *do: str, **changes: Any) -> subprocess.Popen[bytes]:
-        """The agent, as the bootstrap starts it; asked again it is the same job."""
-        job = a_job(
-            self.instance.id,
-            arguments=("score", "--date=2024-05-10", *(f"--do={each}" for each in do)),
-            environment={"LUMOS_STATES": self.states},
-            home=f"~/{self.path.stem}",
-            **changes,
-        )
-        data = job.model_dump_json().encode()
-        self.folder.write(JOB, data)
-        self.path.write_bytes(data)
-        return self.instance.start(
-            [sys.executable, "-m", "lumos.host.agent", f"{self.folder.uri}/{JOB}", str(self.path)],
-            {"PYTHONPATH": str(self.code)},
-            cwd=self.instance.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-
-    def run(self, *do: str, **changes: Any) -> Result:
-        self.start(*do, **changes).communicate(timeout=40)
-        return self.result
-
-    @property
-    def result(self) -> Result:
-        found = self.folder.read(f"{self.instance.id}/{RESULT}")
-        assert found is not None, "no result"
-        return Result.model_validate_json(found.data)
-
-    @property
-    def log(self) -> list[str]:
-        listed = self.folder.of(self.instance.id).list(after="log-")
-        names = sorted(name for name in listed if name.startswith("log-"))
-        chunks = (self.folder.read(f"{self.instance.id}/{name}") for name in names)
-        return [text for chunk in chunks for _, text in unpack_lines(chunk.data)]
-
-    def is_working(self) -> bool:
-        return any("working" in line for line in self.log)
-
-    def everything(self) -> bytes:
-        """All bytes of all objects, by their names."""
-        s3 = self.aws.client("s3")
-        keys = [item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET)["Contents"]]
-        bodies = [s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys]
-        return b"\n".join([*(key.encode() for key in keys), *bodies])
 
 
 @pytest.fixture
@@ -342,6 +266,68 @@ def test_the_switch_is_put_off_while_a_verb_runs_and_set_for_soon_after_it(bench
     bench.folder.write(STOP, b"")
     running.communicate(timeout=20)
     assert switch.read_text() == str(agent.ENDED_MINUTES)
+
+
+# -- while S3 or its answer is missing
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Accepts every connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_call_to_an_s3_that_accepts_and_never_answers_ends(silent_server, monkeypatch):
+    for name, value in {"ENDPOINT_URL": silent_server, "ACCESS_KEY_ID": "k"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    # With its real limits it takes half a minute at most, of the ten until the switch.
+    limits = bootstrap._CONNECT_SECONDS + bootstrap._READ_SECONDS
+    assert bootstrap._ATTEMPTS * limits < 30 < 60 * agent.ALIVE_MINUTES / 10
+    monkeypatch.setattr(bootstrap, "_READ_SECONDS", 0.1)
+    folder = Folder(bootstrap.s3_client("us-east-1"), "s3://acme/jobs")
+    started = time.monotonic()
+    with pytest.raises(ReadTimeoutError):
+        folder.write("pulse", b"")
+    assert time.monotonic() - started < 10
+
+
+def test_a_hanging_s3_delays_neither_the_switch_nor_a_spot_notice_nor_the_result(bench):
+    running = bench.start("work")
+    eventually(bench.is_working)
+    switch = bench.instance.folder / ".shutdown"
+    is_ours = lambda call: str(call.parameters["Key"]).startswith("jobs/")  # noqa: E731
+    hanging = bench.aws.faults.add(Rule("hang", "s3", caller="instance", when=is_ours))
+    eventually(lambda: bench.aws.faults.struck(hanging) >= 2)
+    seen = set()
+    eventually(lambda: seen.add(switch.stat().st_mtime_ns) or len(seen) >= 3)
+    bench.instance.notice = time.time() + 120
+    try:
+        # The verb has saved its state while nothing of the agent reached S3.
+        bucket, key = bench.states.removeprefix("s3://").split("/", 1)
+        listed = lambda: bench.aws.client("s3").list_objects_v2(Bucket=bucket, Prefix=key)  # noqa: E731
+        eventually(lambda: listed()["KeyCount"])
+        assert bench.folder.read(f"{bench.instance.id}/{RESULT}") is None
+    finally:
+        bench.instance.notice = None
+        bench.aws.faults.remove(hanging)
+    running.communicate(timeout=40)
+    assert (bench.result.code, bench.result.cause) == (75, "spot")
+    assert "asking the verb to save and leave: AWS takes this spot instance back" in str(bench.log)
+
+
+def test_the_code_is_fetched_when_s3_answers_again_and_not_asked_for_again_where_it_refuses(bench):
+    s3 = bench.aws.client("s3", caller=AIRFLOW)
+    bench.folder.write("wheel", b"code")
+    uri, digest = f"{bench.folder.uri}/wheel", hashlib.sha256(b"code").hexdigest()
+    failing = bench.aws.faults.add(Rule("fail", "s3", "GetObject", times=2))
+    assert bootstrap.fetch(s3, uri, digest) == b"code"
+    assert bench.aws.faults.struck(failing) == 2
+    refusing = bench.aws.faults.add(Rule("deny", "s3", "GetObject"))
+    with pytest.raises(ClientError, match="AccessDenied"):
+        bootstrap.fetch(s3, uri, digest)
+    assert bench.aws.faults.struck(refusing) == 1
 
 
 # -- secrets
