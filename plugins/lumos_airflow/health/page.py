@@ -24,12 +24,13 @@ from airflow.api_fastapi.core_api.routes.public.task_instances import post_clear
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from airflow.api_fastapi.logging.decorators import action_logging
 from airflow.models.dag import DagModel
+from airflow.sdk.configuration import conf
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 import lumos.study
 from lumos.settings import Settings
-from lumos_airflow.health import draw, lake, runbook
+from lumos_airflow.health import draw, lake, origin, runbook
 from lumos_airflow.health.board import Board, UnknownRecipe
 from lumos_airflow.health.chain import duration
 from lumos_airflow.health.runs import DAGS
@@ -46,7 +47,8 @@ _HEADERS = {
     f"script-src 'sha256-{_SCRIPT_HASH}'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'self'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Without a referrer a browser would hide the origin of *Run again* as well.
+    "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
     "Vary": "Accept",
 }
@@ -64,15 +66,8 @@ def may_read(user: GetUserDep) -> None:
 
 
 def from_our_own_page(request: Request) -> None:
-    """Refuse what another site made a browser send along with its cookie.
-
-    The cookie is ``SameSite=lax``, which already keeps it out of a POST from another site; but a
-    sibling subdomain is the same *site*. ``Sec-Fetch-Site`` is set by the browser itself and no
-    page can change it. Who sends a token in a header is no browser, and nobody can make it send.
-    """
-    if request.headers.get("authorization", "").lower().startswith("bearer "):
-        return
-    if request.headers.get("sec-fetch-site") != "same-origin":
+    """Refuse what another site made a browser send along with its cookie."""
+    if not origin.is_our_own(request.headers, str(conf.get("api", "base_url", fallback="") or "")):
         raise HTTPException(403, "Only the health page itself may ask for this.")
 
 
