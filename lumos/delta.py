@@ -19,9 +19,11 @@ from deltalake import (
     WriterProperties,
     write_deltalake,
 )
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError
 from deltalake.schema import Field
 from deltalake.transaction import AddAction, RemoveAction
+
+from lumos.gone import open_version, reading
 
 _COMMIT_ATTEMPTS = 8
 _MARK = "lumos.mark"
@@ -58,11 +60,12 @@ class NotPlain(Exception):
 
 
 def open_table(uri: str, version: int | None = None) -> DeltaTable | None:
-    """The Delta table at ``uri``, or ``None`` where there is none yet."""
-    try:
-        return DeltaTable(uri, version=version)
-    except TableNotFoundError:
-        return None
+    """The Delta table at ``uri``, or ``None`` where there is none yet.
+
+    Raises:
+        VersionGone: There is one, which does not have the version any more.
+    """
+    return open_version(uri, version)
 
 
 def read(
@@ -79,11 +82,16 @@ def read(
         version: Pinned Delta version; the newest when ``None``.
         columns: Columns wanted; all when ``None``.
         where: SQL predicate, made by :func:`predicate` and never from free text.
+
+    Raises:
+        VersionGone: There is a table, but the version's log or files were removed.
     """
     table = open_table(uri, version)
     if table is None:
         return None
-    return plain(pa.table(table.scan(columns=list(columns) if columns else None, predicate=where)))
+    with reading(uri, version):
+        rows = pa.table(table.scan(columns=list(columns) if columns else None, predicate=where))
+    return plain(rows)
 
 
 def plain(rows: pa.Table) -> pa.Table:

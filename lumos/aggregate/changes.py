@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
-from pyarrow import fs
 
 from lumos import ledger
+from lumos.aggregate.travel import any_missing
 from lumos.delta import DataFile, NotPlain, data_files, predicate, read
 from lumos.tables import table_uri
 from lumos.verbs import Request
@@ -160,7 +160,8 @@ def _opened(request: Request, entry: ledger.Entry) -> Base:
     files = {int(file.partition["bucket"]): file for file in found}
     if len(files) < len(found):
         raise CannotAdvance("it has several files a bucket")
-    _check_there(table_uri(request.settings, recipe, "sequences"), found)
+    if any_missing(table_uri(request.settings, recipe, "sequences"), found):
+        raise CannotAdvance("its files were vacuumed")
     columns = _day_columns(table)
     source = _table(request, "activity", int(entry.inputs["activity"]))
     there = {field.name for field in source.schema().fields}
@@ -174,13 +175,6 @@ def _day_columns(table: DeltaTable) -> frozenset[str]:
     (days,) = (field for field in table.schema().fields if field.name == "days")
     fields = json.loads(days.to_json())["type"]["elementType"]["fields"]
     return frozenset(field["name"] for field in fields)
-
-
-def _check_there(uri: str, files: Iterable[DataFile]) -> None:
-    system, root = fs.FileSystem.from_uri(uri)
-    infos = system.get_file_info([f"{root}/{file.path}" for file in files])
-    if any(info.type != fs.FileType.File for info in infos):
-        raise CannotAdvance("its files were vacuumed")
 
 
 def _waiting(request: Request, base: ledger.Entry) -> tuple[dict[str, dt.date], int]:

@@ -45,6 +45,7 @@ def aggregate(request: Request) -> Report:
     done = ledger.already_done(plan.ledger_request(), "activity", plan.inputs)
     if done is not None and plan.was_done_as_wide():
         return done
+    _refuse_gone(plan)
     for name in (*SELECTS, "quarantine"):
         write.ensure_table(request.settings, request.recipe, name)
     with (
@@ -59,6 +60,37 @@ def aggregate(request: Request) -> Report:
         finally:
             for name in (*plan.sources, KNOWN_USERS):
                 spark.catalog.dropTempView(name)
+
+
+def _refuse_gone(plan: Plan) -> None:
+    """Refuse, before anything is written, what would leave later dates without their rows.
+
+    Raises:
+        BadInput: A version to put days back from is gone; names the command that needs none.
+    """
+    request, days = plan.request, plan.days
+    for name in _tables_of(plan):
+        later = _later(request, name)
+        if lost := write.gone(request, name, days, later):
+            newest = max(run.business_date for run in later)
+            wide = (newest - days.first).days + 1
+            msg = (
+                f"{request.date} cannot be aggregated again: {newest} and other later dates know "
+                f"its days better, and version {lost[0].version} of {name}, which has what "
+                f"{lost[0].business_date} knows, is gone (Delta keeps old versions for 30 days). "
+                "Nothing was changed. Aggregate all of it as the newest date knows it: `lumos "
+                f"aggregate --date {newest} --days {wide} --force`"
+            )
+            raise BadInput(msg)
+
+
+def _tables_of(plan: Plan) -> list[str]:
+    return [table for table, select in SELECTS.items() if select in plan.texts]
+
+
+def _later(request: Request, name: str) -> list[ledger.Entry]:
+    runs = ledger.entries(request.settings, request.recipe, name)
+    return [r for r in runs if r.verdict == ledger.READY and r.business_date > request.date]
 
 
 @contextmanager
@@ -176,7 +208,7 @@ def _write(spark: SparkSession, plan: Plan, rows: Rows) -> Report:
     declared = tables(request.recipe)["activity"].arrow_schema(request.recipe)
     add_columns(table_uri(request.settings, request.recipe, "activity"), declared)
     _quarantine(spark, plan, rows)
-    versions = {}
+    versions, before = {}, {name: write.newest_version(request, name) for name in SELECTS}
     for name in SELECTS:
         frame = rows.results.get(name)
         if frame is None:
@@ -195,26 +227,27 @@ def _write(spark: SparkSession, plan: Plan, rows: Rows) -> Report:
             conservation=rows.conservation(),
         )
     except GateRefused:
-        _put_back(spark, plan, after=None)
+        _put_back(spark, plan, before, is_refused=True)
         ledger.record(asked, report, inputs=inputs, first_day=first, verdict=ledger.REFUSED)
         raise
-    _put_back(spark, plan, after=request.date)
+    _put_back(spark, plan, before, is_refused=False)
     return ledger.record(asked, report, inputs=inputs, first_day=first)
 
 
-def _put_back(spark: SparkSession, plan: Plan, *, after: dt.date | None) -> None:
-    """Give days back to the runs that know them: those after a date, or, refused, all others."""
+def _put_back(
+    spark: SparkSession, plan: Plan, before: Mapping[str, int], *, is_refused: bool
+) -> None:
+    """Give days back to the runs that know them: later ones, or, refused, all that are ready."""
     request = plan.request
-    for name in plan.texts:
-        table = next(table for table, select in SELECTS.items() if select == name)
-        runs = ledger.entries(request.settings, request.recipe, table)
-        if after is None:
-            write.put_back(spark, request, table, plan.days, runs)
+    for table in _tables_of(plan):
+        if not is_refused:
+            runs = _later(request, table)
+        else:
+            runs = ledger.entries(request.settings, request.recipe, table)
+        write.put_back(spark, request, table, plan.days, runs, before=before[table])
+        if is_refused:
             for days in write.without_owner(plan.days, runs):
                 write.remove(request, table, days)
-        else:
-            later = [run for run in runs if run.business_date > after]
-            write.put_back(spark, request, table, plan.days, later)
 
 
 def _quarantine(spark: SparkSession, plan: Plan, rows: Rows) -> None:

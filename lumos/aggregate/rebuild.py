@@ -11,6 +11,7 @@ from lumos.aggregate import write
 from lumos.aggregate.advance import Built
 from lumos.aggregate.spark import spark_session
 from lumos.aggregate.static import latest
+from lumos.aggregate.travel import at_version
 from lumos.tables import ROW_GROUP_USERS, table_uri, tables
 from lumos.verbs import Request
 
@@ -51,7 +52,7 @@ def _row_groups(spark: SparkSession) -> Iterator[None]:
 
 def _open(spark: SparkSession, request: Request, entry: ledger.Entry) -> DataFrame:
     uri = table_uri(request.settings, request.recipe, entry.table)
-    return spark.read.format("delta").option("versionAsOf", entry.version).load(uri)
+    return at_version(spark, uri, entry.version)
 
 
 def _days_of_users(activity: DataFrame, request: Request) -> DataFrame:

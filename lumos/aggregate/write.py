@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lumos.aggregate.facts import Days
+from lumos.aggregate.travel import at_version, is_readable
 from lumos.config import Recipe
 from lumos.delta import open_table, predicate, read, replace
 from lumos.ledger import READY, Entry
@@ -106,11 +107,18 @@ def as_declared(rows: pa.Table, table: Table, recipe: Recipe) -> pa.Table:
 
 
 def put_back(
-    spark: SparkSession, request: Request, name: str, days: Days, runs: Iterable[Entry]
+    spark: SparkSession,
+    request: Request,
+    name: str,
+    days: Days,
+    runs: Iterable[Entry],
+    *,
+    before: int,
 ) -> None:
     """Write again what other runs know of these days, for each day the latest that holds it.
 
-    Columns that came later than a run stay null on its days.
+    Columns that came later than a run stay null on its days. Where the version of a run is gone,
+    the one from before this run has the same rows: it held what the runs know.
 
     Args:
         spark: The session.
@@ -118,13 +126,16 @@ def put_back(
         name: The table.
         days: The days that this run has written.
         runs: Ready ledger entries of the table that know better.
+        before: The table's version before this run.
     """
     uri, table = table_uri(request.settings, request.recipe, name), tables(request.recipe)[name]
     column = DAY_COLUMN[name]
     for entry, part in owners(days, runs):
-        if count_rows(uri, entry.version, part if table.partition else None) <= SMALL_ROWS:
+        within = part if table.partition else None
+        version = entry.version if is_readable(uri, entry.version, within) else before
+        if count_rows(uri, version, within) <= SMALL_ROWS:
             where = predicate(**{column: (part.first, part.last)})
-            rows = read(uri, version=entry.version, where=where)
+            rows = read(uri, version=version, where=where)
             assert rows is not None
             for later in table.arrow_schema(request.recipe):
                 if later.name not in rows.column_names:
@@ -132,10 +143,20 @@ def put_back(
                     rows = rows.append_column(later.with_nullable(True), none)
             replace(uri, rows.select(table.column_names), where=where)
             continue
-        old = spark.read.format("delta").option("versionAsOf", entry.version).load(uri)
+        old = at_version(spark, uri, version)
         missing = set(table.column_names) - set(old.columns)
         old = old.withColumns({name: F.lit(None).cast("double") for name in missing})
         commit(old.filter(part.hold(F.col(column))), request, name, part)
+
+
+def gone(request: Request, name: str, days: Days, runs: Iterable[Entry]) -> list[Entry]:
+    """The runs that days must be put back from and whose version can no longer be read."""
+    uri, table = table_uri(request.settings, request.recipe, name), tables(request.recipe)[name]
+    return [
+        entry
+        for entry, part in owners(days, runs)
+        if not is_readable(uri, entry.version, part if table.partition else None)
+    ]
 
 
 def owners(days: Days, runs: Iterable[Entry]) -> list[tuple[Entry, Days]]:

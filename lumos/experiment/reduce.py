@@ -21,6 +21,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
+from lumos.aggregate.travel import at_version
 from lumos.config import Recipe
 from lumos.experiment.declaration import ALL, Experiment
 from lumos.experiment.effects import DENOMINATOR, NUMERATOR
@@ -270,10 +271,9 @@ def _predicted(
             f"no {experiment.forecast} was published before {experiment.start}: no effect is "
             "adjusted by the forecast",
         )
+    uri = table_uri(request.settings, request.recipe, "scores")
     scores = (
-        spark.read.format("delta")
-        .option("versionAsOf", publication["scores_version"])
-        .load(table_uri(request.settings, request.recipe, "scores"))
+        at_version(spark, uri, publication["scores_version"])
         .where(F.col("as_of") == F.lit(publication["as_of"]))
         .select("user_id", F.col(experiment.forecast).cast(_EXACT).alias(FORECAST))
     )

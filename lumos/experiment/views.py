@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from lumos import ledger
 from lumos.aggregate.facts import Days
 from lumos.aggregate.spark import spark_session
+from lumos.aggregate.travel import at_version
 from lumos.aggregate.write import count_rows
 from lumos.dates import EPOCH
 from lumos.delta import predicate, read
@@ -62,8 +63,7 @@ def pinned_views(
     )
     with spark_session(f"lumos {request.verb}", num_rows=num_rows, passes=passes) as spark:
         for table, version in versions.items():
-            frame = spark.read.format("delta").option("versionAsOf", version).load(uris[table])
-            frame.createOrReplaceTempView(table)
+            at_version(spark, uris[table], version).createOrReplaceTempView(table)
         yield spark
 
 

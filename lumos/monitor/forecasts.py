@@ -9,6 +9,7 @@ Shape suffixes: N users of one origin.
 
 import datetime as dt
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from lumos.accio.users import Users
 from lumos.config import Recipe, Task
 from lumos.dates import day_number
 from lumos.delta import open_table, predicate
+from lumos.gone import VersionGone
 from lumos.monitor.history import Limits
 from lumos.monitor.names import FORECASTS
 from lumos.monitor.words import compared, drifts, unknown
@@ -37,6 +39,8 @@ from lumos.serve.segments import groupings
 from lumos.tables import table_uri
 from lumos.tasks import wape
 from lumos.verbs import BadInput, Request
+
+log = logging.getLogger(__name__)
 
 _DAYS = 28  # of publications, and of matured origins
 _WEEK = 7
@@ -274,7 +278,11 @@ def _published(
     recipe = request.recipe
     there = set(manifest.columns.split(","))
     tasks = [task.name for task in recipe.tasks if task.name in there]
-    table = open_table(table_uri(request.settings, recipe, "scores"), manifest.scores_version)
+    try:
+        table = open_table(table_uri(request.settings, recipe, "scores"), manifest.scores_version)
+    except VersionGone as error:
+        log.warning("the publication of %s is not judged: %s", manifest.as_of, error)
+        return np.zeros(0, np.int64), {}
     assert table is not None, "a manifest names it"
     wanted = pa.array(users.user_id[examples.user], pa.string())
     scan = table.scan(columns=["user_id", *tasks], predicate=predicate(as_of=manifest.as_of))

@@ -20,6 +20,7 @@ from deltalake.exceptions import DeltaError
 from lumos import ledger
 from lumos.config import Recipe
 from lumos.delta import open_table, predicate, read, replace
+from lumos.gone import reading
 from lumos.monitor.histograms import Histogram, bins, count
 from lumos.tables import table_uri, tables
 from lumos.verbs import BadInput, Request
@@ -149,14 +150,16 @@ def count_day(request: Request, day: dt.date, version: int) -> Day:
 
 def _batches(request: Request, day: dt.date, version: int) -> Iterator[pa.RecordBatch]:
     recipe = request.recipe
-    table = open_table(table_uri(request.settings, recipe, _ACTIVITY), version)
+    uri = table_uri(request.settings, recipe, _ACTIVITY)
+    table = open_table(uri, version)
     if table is None:
         msg = f"the table activity of recipe {recipe.name} is gone; run `lumos aggregate`"
         raise BadInput(msg)
     there = {field.name for field in table.schema().fields}
     wanted = [name for name in columns_of(recipe) if name in there]
-    scan = table.scan(columns=wanted, predicate=predicate(day=day))
-    yield from pa.RecordBatchReader.from_stream(scan)
+    with reading(uri, version):
+        scan = table.scan(columns=wanted, predicate=predicate(day=day))
+        yield from pa.RecordBatchReader.from_stream(scan)
 
 
 def columns_of(recipe: Recipe) -> list[str]:

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from lumos import ledger
 from lumos.delta import open_table, read
+from lumos.gone import VersionGone
 from lumos.monitor.histograms import MISSING
 from lumos.monitor.history import FEWEST_DAYS, Limits
 from lumos.monitor.names import TABLES
@@ -184,7 +185,10 @@ class TableMonitors:
     def _columns(self, name: str, entry: ledger.Entry | None) -> Mapping[str, str] | None:
         uri = table_uri(self._request.settings, self._request.recipe, name)
         version = _version(entry, name) if entry else None
-        table = open_table(uri, version) if version is not None else None
+        try:
+            table = open_table(uri, version) if version is not None else None
+        except VersionGone:
+            table = None
         if table is None:
             return None
         return {f.name: str(getattr(f.type, "type", f.type)) for f in table.schema().fields}

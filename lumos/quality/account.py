@@ -39,6 +39,7 @@ def load(
     """
     from pyspark.sql import functions as f
 
+    from lumos.aggregate.travel import at_version
     from lumos.aggregate.write import count_rows
 
     uri, version = table_uri(request.settings, request.recipe, table), versions[table]
@@ -46,7 +47,7 @@ def load(
         where = predicate(**{days[0]: days[1:]}) if days else None
         rows = read(uri, version=version, columns=columns, where=where)
         return spark.createDataFrame(rows)
-    frame = spark.read.format("delta").option("versionAsOf", version).load(uri)
+    frame = at_version(spark, uri, version)
     if days:
         frame = frame.where(f.col(days[0]).between(*days[1:]))
     return frame.select(*columns) if columns else frame

@@ -4,6 +4,7 @@ Bucket by bucket, today's rows beside those of ``compare_days`` before; what is 
 on a sample of whole buckets. Memory does not grow with the number of users.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from lumos.delta import open_table, predicate, read
+from lumos.gone import VersionGone
 from lumos.progress import progress
 from lumos.serve import cohort_table
 from lumos.serve.changes import Step, p_values
@@ -19,6 +21,8 @@ from lumos.serve.metrics import Metric, write_metrics
 from lumos.serve.pieces import Pieces
 from lumos.serve.vectors import Floats, Stored
 from lumos.verbs import TableWritten
+
+log = logging.getLogger(__name__)
 
 _MOST_SCORES = 1_000_000
 # So many times the usual share of unusual changes, and the day itself is unusual.
@@ -120,7 +124,11 @@ def _earlier_scores(run: Run, uri: str) -> Floats:
     for bucket in run.buckets:
         for entry in run.earlier:
             where = predicate(as_of=entry.business_date, bucket=bucket)
-            rows = read(uri, version=entry.version, columns=["score"], where=where)
+            try:
+                rows = read(uri, version=entry.version, columns=["score"], where=where)
+            except VersionGone as error:
+                log.warning("%s is not compared with: %s", entry.business_date, error)
+                rows = None
             if rows is not None:
                 parts.append(rows["score"].drop_null().to_numpy())
                 num_scores += len(parts[-1])

@@ -1,5 +1,6 @@
 import datetime as dt
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,56 @@ def test_a_refused_day_leaves_the_tables_as_they_were(aggregated: Shop) -> None:
     entry = ledger.find(aggregated.settings, recipe(), "activity", D)
     assert entry is not None
     assert entry.verdict == ledger.REFUSED
+
+
+@pytest.fixture
+def vacuumed(aggregated: Shop) -> Shop:
+    """Later dates know the business date better, at versions whose files are gone."""
+    aggregated.land("orders", [order(20, 1), order(21, 2)])
+    for offset in (1, 2):
+        aggregated.aggregate(offset)
+    aggregated.aggregate(force=True)  # rewrites what the later versions hold of these days
+    for name in ("activity", "event_context", "users"):
+        table = open_table(table_uri(aggregated.settings, recipe(), name))
+        assert table is not None
+        table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    return aggregated
+
+
+def test_an_old_date_that_later_ones_cannot_be_put_back_over_is_refused_with_what_works(
+    vacuumed: Shop,
+) -> None:
+    vacuumed.land("orders", [order(30, -1, landed=1)])
+    before, at = contents(vacuumed), versions(vacuumed)
+
+    with pytest.raises(BadInput, match=r"is gone .* Nothing was changed") as caught:
+        vacuumed.aggregate(force=True)
+    assert versions(vacuumed) == at, "refused before any commit"
+    assert contents(vacuumed) == before
+
+    command = re.search(r"`lumos aggregate --date (\S+) --days (\d+) --force`", str(caught.value))
+    assert command is not None
+    assert command.groups() == (str(day(2)), "5")
+    vacuumed.aggregate(2, days=5, force=True)
+    gained = {("1", day(-1)): 2}  # the order that came late, and the one of each day
+    assert active_days(vacuumed).items() >= gained.items()
+    vacuumed.aggregate(force=True)
+    assert active_days(vacuumed).items() >= gained.items(), "put back from the newer version"
+
+
+def test_a_refused_day_is_put_back_also_where_the_versions_of_its_runs_are_gone(
+    vacuumed: Shop,
+) -> None:
+    before = contents(vacuumed)
+    text = STATIC_SQL.replace("since AS registered_on", "since + 100 AS registered_on")
+    (vacuumed.sql / "static.sql").write_text(text)
+
+    with pytest.raises(GateRefused):
+        vacuumed.aggregate(2, days=12, force=True)
+
+    after = contents(vacuumed)
+    for name in ("activity", "event_context", "users"):
+        assert after[name] == before[name], name
 
 
 def test_a_day_without_data_names_the_newest_landed_day_and_the_remedy(aggregated: Shop) -> None:
