@@ -21,6 +21,7 @@ from lumos.train import tracking
 from lumos.train.card import draw_calibration, draw_losses, model_card
 from lumos.train.checkpoint import Checkpoint, save
 from lumos.train.distributed import StopSignal, World, joined
+from lumos.train.epoch_log import EpochLog
 from lumos.train.holdout import VALIDATION, best_epoch
 from lumos.train.machine import machine_metrics
 from lumos.train.mirror import Mirror, training_folder
@@ -82,8 +83,21 @@ class _Job:
         self._look_for_states()
         run = self._start_run(prepared) if world.is_first else None
         training = Training(prepared, world, self._folder, mirror=self._mirror)
-        with StopSignal().listening() as stop:
-            speed = training.run(stop, self._epoch_log(run))
+        with self._epoch_log(run) as epoch_log:
+            with StopSignal().listening() as stop:
+                speed = training.run(stop, self._on_epoch(epoch_log))
+            return self._conclude(prepared, training, speed, run, epoch_log)
+
+    def _conclude(
+        self,
+        prepared: Prepared,
+        training: Training,
+        speed: float,
+        run: tracking.Run | None,
+        epoch_log: EpochLog | None,
+    ) -> Report:
+        """Validate what was trained, register it, enter it in the ledger."""
+        world, request = self._world, self._request
         model = training.trained()
         checkpoint = Checkpoint(
             model=model,
@@ -93,16 +107,24 @@ class _Job:
         )
         judged = {split: judge(split, checkpoint, prepared, world) for split in SPLITS}
         self._check_finite(judged)
-        if run is None:
+        if run is None or epoch_log is None:
             return request.report()
         metrics: dict[str, float | None] = {}
         for split in SPLITS:
             metrics |= figures(split, judged[split], request.recipe)
-        run.log_epochs(training.epochs)
-        run.log_metrics({**metrics, **({"samples_per_second": speed} if speed else {})})
+        epoch_log.finish(training.epochs)
         card = model_card(request.recipe, checkpoint.info, metrics)
         folder = self._write(checkpoint, training, judged["time_split"], card)
-        return self._record(prepared, run, run.register(folder, card), metrics)
+        try:
+            run.log_metrics({**metrics, **({"samples_per_second": speed} if speed else {})})
+            version = run.register(folder, card)
+        except Exception:
+            log.error(
+                "MLflow did not take the trained model; its training is not lost: run the same "
+                "command again once MLflow answers, and it registers the model from its last state"
+            )
+            raise
+        return self._record(prepared, run, version, metrics)
 
     def _look_for_states(self) -> None:
         """Forget them all if forced; else see to it that each machine holds the newest."""
@@ -126,17 +148,25 @@ class _Job:
         except OSError as error:
             log.warning("remove what is left of the training states: %s", error)
 
-    def _epoch_log(self, run: tracking.Run | None) -> OnEpoch:
+    @contextmanager
+    def _epoch_log(self, run: tracking.Run | None) -> Iterator[EpochLog | None]:
+        """Of the first process; the others have none."""
+        if run is None:
+            yield None
+            return
+        with EpochLog(run) as epoch_log:
+            yield epoch_log
+
+    def _on_epoch(self, epoch_log: EpochLog | None) -> OnEpoch:
         """What is logged after each epoch: its losses, and how busy this machine is."""
         device = self._world.device
         machine_metrics(device)  # its first figure has no beginning
 
-        def log_epoch(epochs: tuple[Mapping[str, float], ...]) -> None:
-            if run is not None:
-                run.log_epochs(epochs)
-                run.log_metrics(machine_metrics(device), step=len(epochs) - 1)
+        def on_epoch(epochs: tuple[Mapping[str, float], ...]) -> None:
+            if epoch_log is not None:
+                epoch_log.add(epochs, machine_metrics(device))
 
-        return log_epoch
+        return on_epoch
 
     def _check_finite(self, judged: dict[str, Judged]) -> None:
         """Refuse what the very last step may have broken, when no later step could notice."""

@@ -199,13 +199,21 @@ class Run:
         for start in range(0, len(entities), 100):
             self.client.log_batch(self.run_id, params=entities[start : start + 100])
 
-    def log_epochs(self, epochs: tuple[Mapping[str, float], ...]) -> None:
-        """Log the epochs that MLflow does not have yet."""
+    def log_epochs(
+        self,
+        epochs: tuple[Mapping[str, float], ...],
+        beside: Mapping[int, Mapping[str, float]] | None = None,
+    ) -> None:
+        """Log the epochs that MLflow does not have yet, each in one call.
+
+        Args:
+            epochs: All of them.
+            beside: Further metrics, by the number of their epoch.
+        """
         logged = len(self.client.get_metric_history(self.run_id, _EPOCH_METRIC))
         for number in range(logged, len(epochs)):
-            self.log_metrics(
-                {k if "/" in k else f"train/{k}": v for k, v in epochs[number].items()}, step=number
-            )
+            named = {k if "/" in k else f"train/{k}": v for k, v in epochs[number].items()}
+            self.log_metrics({**named, **(beside or {}).get(number, {})}, step=number)
 
     def log_metrics(self, metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Log metrics; those that are ``None`` could not be computed and are left out."""

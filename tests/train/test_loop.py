@@ -1,5 +1,6 @@
 """The verb `train` on a small lake: what it leaves behind, what it survives, what it refuses."""
 
+import itertools
 import shutil
 import signal
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from deltalake import DeltaTable
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 from safetensors.torch import load_file
 
 from lumos import ledger
@@ -17,7 +20,7 @@ from lumos.delta import predicate
 from lumos.overrides import override
 from lumos.settings import Settings
 from lumos.tables import table_uri
-from lumos.train import tracking
+from lumos.train import epoch_log, tracking
 from lumos.train.checkpoint import load
 from lumos.train.loop import train
 from lumos.train.predict import forecast
@@ -27,6 +30,7 @@ from tests.train.command import CHANGES as LONG
 from tests.train.command import TORCHRUN, Command
 
 NUM_EPOCHS = 8  # so many that a process is killed long before the last
+AWAY = (1, 4, 5)  # of the calls that log metrics, those that MLflow does not take
 CHANGES = {**LONG, "training.epochs": NUM_EPOCHS}
 
 
@@ -44,9 +48,21 @@ def weights(at: Settings, of: Recipe, version: str = "1") -> bytes:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Report]:
-    """A lake trained by this process alone, undisturbed."""
+    """A lake trained by this process alone, undisturbed but for an MLflow that is away twice."""
     at = small.write_lake(tmp_path_factory.mktemp("alone"), small.users(60))
-    return at, train(request(at, override(small.recipe(), CHANGES)))
+    log_batch, calls = MlflowClient.log_batch, itertools.count(1)
+
+    def now_and_then(self: MlflowClient, run_id: str, metrics: Any = (), **more: Any) -> None:
+        if metrics and next(calls) in AWAY:
+            raise MlflowException("connection refused")
+        log_batch(self, run_id, metrics=metrics, **more)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(epoch_log, "_PAUSE_SECONDS", 0.2)
+        patched.setattr(MlflowClient, "log_batch", now_and_then)
+        report = train(request(at, override(small.recipe(), CHANGES)))
+    assert next(calls) > max(AWAY)
+    return at, report
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +117,12 @@ def losses(at: Settings) -> np.ndarray:
 def assert_one_training(ours: np.ndarray, theirs: np.ndarray) -> None:
     """Rounding alone tells them apart, and grows from epoch to epoch."""
     np.testing.assert_allclose(ours[:, :4], theirs[:, :4], rtol=2e-5)
+
+
+def test_a_training_during_which_mlflow_is_away_ends_with_all_its_metrics(
+    alone: tuple[Settings, Report],
+) -> None:
+    assert np.isfinite(losses(alone[0])).all()
 
 
 def test_two_processes_train_as_one_does(
