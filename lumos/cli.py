@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from lumos.allowed import refuse_unless_allowed, shipped
 from lumos.config import explain
 from lumos.dates import parse_date
+from lumos.nameless import name_user
 from lumos.overrides import assignments, override
 from lumos.recipes import load
 from lumos.schedule import today_in, unfinished
@@ -334,6 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _stdout_to_stderr():
             request = request_from(arguments, dt.datetime.now(dt.UTC))
+            name_user(request.settings.home)
             if is_first and VERBS[request.verb].needs_lake:
                 name = arguments.recipe or request.settings.recipe
                 store(request.settings, name, load(name))

@@ -5,7 +5,9 @@ Heavy libraries stay unloaded: a doctor who takes a minute is not asked.
 """
 
 import datetime as dt
+import os
 import platform
+import pwd
 import shutil
 import socket
 import sqlite3
@@ -20,6 +22,7 @@ from rich.table import Table
 from lumos.addresses import refuse_unencoded, without_password
 from lumos.config import Recipe
 from lumos.finding import Finding
+from lumos.nameless import is_nameless, stand_in
 from lumos.schedule import Schedule, is_declared, today_in
 from lumos.settings import Settings
 from lumos.verbs import BadInput, Report, Request
@@ -55,6 +58,7 @@ def examine(request: Request) -> list[Finding]:
     platform_name = request.options.get("platform") or settings.platform
     findings = [
         check_python(sys.version_info[:2]),
+        check_user(),
         check_lake(settings),
         check_disk(settings),
         check_mlflow(settings),
@@ -77,6 +81,13 @@ def check_python(found: tuple[int, int]) -> Finding:
     wanted = ".".join(map(str, _PYTHON))
     fine = found == _PYTHON
     return Finding("python", seen, "" if fine else f"Run it with Python {wanted} (make setup)")
+
+
+def check_user() -> Finding:
+    """Who this is; a container's own id has no name, and Java and Hadoop are told one."""
+    if not is_nameless():
+        return Finding("user", pwd.getpwuid(os.getuid()).pw_name)
+    return Finding("user", f"id {os.getuid()} has no name; {stand_in()} is used")
 
 
 def check_java() -> Finding:

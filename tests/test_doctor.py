@@ -49,7 +49,8 @@ def with_settings(world, **fields):
 def test_every_check_says_what_it_saw(world):
     found = {finding.check: finding for finding in examine(world.request("doctor"))}
     assert set(found) == {
-        "python", "java", "jars", "lake", "disk", "mlflow", "recipe", "schedule", "platform",
+        "python", "user", "java", "jars", "lake", "disk", "mlflow", "recipe", "schedule",
+        "platform",
     }  # fmt: skip
     assert all(finding.seen for finding in found.values())
     assert found["platform"].seen == "LUMOS_PLATFORM=local"
@@ -65,7 +66,7 @@ def test_all_remedies_are_named_at_once(tmp_path, monkeypatch, taken_port, capfd
     with pytest.raises(BadInput) as caught:
         doctor(request)
     message = str(caught.value)
-    assert message.startswith("4 of 10 checks failed. ")
+    assert message.startswith("4 of 11 checks failed. ")
     for remedy in (
         "apt-get install openjdk-17-jre-headless",
         "python -m lumos.aggregate.prepare",

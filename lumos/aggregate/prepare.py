@@ -20,7 +20,7 @@ from delta import DeltaTable
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
-from lumos.aggregate.spark import ARCHIVE, JARS, find_java, local_settings, start
+from lumos.aggregate.spark import ARCHIVE, JARS, find_java, java_options, local_settings, start
 from lumos.settings import Settings
 from lumos.verbs import BAD_INPUT, BadInput
 
@@ -154,9 +154,8 @@ def _archive_classes(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         archive = Path(work) / ARCHIVE
         settings = local_settings(folder)
-        settings["spark.driver.extraJavaOptions"] += (
-            f" -XX:ArchiveClassesAtExit={archive} -Xlog:disable"
-        )
+        flags = java_options([f"-XX:ArchiveClassesAtExit={archive}", "-Xlog:disable"])
+        settings["spark.driver.extraJavaOptions"] += f" {flags}"
         spark = start("lumos-prepare", settings)
         typical_job(spark, Path(work))
         gateway = spark.sparkContext._gateway

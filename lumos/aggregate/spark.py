@@ -12,15 +12,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from delta import configure_spark_with_delta_pip
+from pyspark import SparkConf, SparkContext
 from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from lumos.aggregate.lease import leased_java
+from lumos.nameless import is_nameless, stand_in
 from lumos.settings import Settings
 from lumos.verbs import BadInput
 
@@ -113,6 +116,10 @@ def local_settings(
         # An archive that no longer fits is ignored by Java: slower, never wrong. Without the
         # second flag Java would say so on stdout, whose last line belongs to the verb.
         flags += [f"-XX:SharedArchiveFile={folder / ARCHIVE}", "-Xshare:auto", "-Xlog:disable"]
+    if is_nameless():
+        # Java takes both from /etc/passwd, and Ivy refuses the home "?", also when it has nothing
+        # to fetch.
+        flags += [f"-Duser.home={folder}", f"-Duser.name={stand_in()}"]
     settings = {
         **_session_settings(),
         **(_QUICK_QUERIES if num_rows < _FEW_ROWS else {}),
@@ -120,7 +127,7 @@ def local_settings(
         "spark.driver.memory": memory or "2g",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.extraJavaOptions": " ".join(flags),
+        "spark.driver.extraJavaOptions": java_options(flags),
         "spark.sql.warehouse.dir": (folder / "warehouse").as_uri(),
         "spark.sql.catalogImplementation": "in-memory",  # Hive's would leave derby files here
         "spark.ui.enabled": "false",
@@ -203,6 +210,8 @@ def start(app_name: str, settings: Mapping[str, str]) -> SparkSession:
     """
     find_java()
     _prepare_environment()
+    if is_nameless():
+        _log_in(settings)
     builder = _configured(SparkSession.builder.appName(app_name), settings)
     if "spark.driver.extraClassPath" not in settings:
         log.warning(
@@ -214,6 +223,19 @@ def start(app_name: str, settings: Mapping[str, str]) -> SparkSession:
     # PySpark prints every failed query as 10 KB of JSON besides raising it.
     PySparkLogger.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     return session
+
+
+def java_options(flags: Iterable[str]) -> str:
+    """Flags in one line, as Spark's launcher splits it: a folder may have a space in its name."""
+    return " ".join(f'"{flag}"' if " " in flag else flag for flag in flags)
+
+
+def _log_in(settings: Mapping[str, str]) -> None:
+    """Tell Hadoop who this is: it would ask the system for a name, and fail without one."""
+    SparkContext._ensure_initialized(conf=SparkConf().setAll([*settings.items()]))
+    jvm: Any = SparkContext._jvm
+    hadoop = jvm.org.apache.hadoop.security.UserGroupInformation
+    hadoop.setLoginUser(hadoop.createRemoteUser(stand_in()))
 
 
 def _prepare_environment() -> None:

@@ -1,6 +1,8 @@
 """Spark starts with the declared settings, without a network, or says in a sentence why not."""
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from lumos.aggregate.prepare import MARKER, prepare
 from lumos.aggregate.spark import ARCHIVE, find_java, local_settings, prepared_jars, spark_session
+from lumos.delta import read
 from lumos.settings import Settings
 from lumos.verbs import BadInput
 
@@ -77,6 +80,20 @@ def test_settings_say_what_was_asked_and_what_was_prepared(tmp_path):
     assert full["spark.master"] == "local[*]"
     assert full["spark.driver.extraClassPath"] == str(tmp_path / "jars" / "delta.jar")
     assert f"-XX:SharedArchiveFile={tmp_path / ARCHIVE}" in full["spark.driver.extraJavaOptions"]
+
+
+def test_a_folder_with_a_space_in_its_name_and_a_user_without_one_are_told_to_java(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "a home"
+    folder.mkdir()
+    (folder / ARCHIVE).touch()
+    monkeypatch.setattr(os, "getuid", lambda: 2_000_000_000)
+    flags = shlex.split(local_settings(folder)["spark.driver.extraJavaOptions"])
+    assert f"-XX:SharedArchiveFile={folder / ARCHIVE}" in flags
+    assert f"-Duser.home={folder}" in flags
+    monkeypatch.undo()
+    assert "user.home" not in local_settings(folder)["spark.driver.extraJavaOptions"]
 
 
 def test_a_job_compiles_as_much_as_its_rows_are_worth(tmp_path):
@@ -150,6 +167,40 @@ def test_a_prepared_session_writes_delta_offline_and_leaves_nothing_behind(tmp_p
     noise = [line for line in answer.stderr.splitlines() if "incubator" not in line]
     assert noise == []
     assert list(here.iterdir()) == []
+
+
+NAMELESS = """
+import os, sys
+# Before the change: Python's own files may be another user's.
+import pyspark.java_gateway, pyspark.sql.classic.dataframe, pyspark.testing.utils
+from lumos.aggregate.spark import spark_session
+# As the kernel does it for a container that runs under an id of its own.
+os.setgroups([]); os.setgid(0); os.setuid(2_000_000_000)
+with spark_session("nameless") as spark:
+    spark.range(3).write.format("delta").save(sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(not prepared_jars(PREPARED), reason="`make setup` prepares Spark")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_spark_runs_for_a_user_without_a_name_in_a_home_with_a_space(tmp_path):
+    home, lake = tmp_path / "a home", tmp_path / "lake"
+    home.mkdir()
+    # Hard links: Java compares the real path of its archive.
+    shutil.copytree(PREPARED.resolve(), home / "spark", copy_function=os.link)
+    lake.mkdir()
+    lake.chmod(0o777)
+    for folder in (*tmp_path.parents[:2], tmp_path):
+        folder.chmod(0o755)
+    answer = subprocess.run(
+        [sys.executable, "-c", NAMELESS, str(lake / "rows")],
+        env=os.environ | {"LUMOS_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert read(str(lake / "rows")).num_rows == 3
 
 
 @pytest.mark.skipif(not prepared_jars(PREPARED), reason="`make setup` prepares Spark")
