@@ -51,7 +51,10 @@ class Flag:
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a verb's function lives; imported only when it is called, for a fast start."""
+    """Where a verb's function lives; imported only when it is called, for a fast start.
+
+    ``is_shared``: it runs beside others, and holds the lock of the tables together with them.
+    """
 
     function: str
     help: str
@@ -59,6 +62,7 @@ class Verb:
     needs_date: bool = True
     needs_lake: bool = True
     takes_future: bool = False
+    is_shared: bool = True
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -94,6 +98,10 @@ _EXPERIMENT = Flag(
     "experiment", str, None, "its name in the recipe (default: every one that has started)"
 )
 _REASON = Flag("reason", str, None, "why: kept in the table `audit`")
+_USERS = (
+    Flag("users-file", str, None, "a file with a user_id on each line; - for stdin"),
+    Flag("user", str, None, "a user_id, which others see; again for more", is_repeated=True),
+)
 _MODEL = Flag("model", str, None, "registry version (default: the champion)")
 
 VERBS: Mapping[str, Verb] = {
@@ -216,10 +224,18 @@ VERBS: Mapping[str, Verb] = {
         "lumos.erase.run:erase",
         "take users out of tables, their history, pages and stores; a scan of all files proves it",
         (
-            Flag("user", str, None, "whose; may be given again and again", is_repeated=True),
+            *_USERS,
+            Flag("all-recipes", bool, False, "the same ids in every recipe of the lake"),
             Flag("dry-run", bool, False, "say what there is of them, and change nothing"),
             _REASON,
         ),
+        needs_date=False,
+        is_shared=False,
+    ),
+    "export-user": Verb(
+        "lumos.erase.export:export_user",
+        "everything that is kept of users, as JSON lines: the right of access",
+        (*_USERS, Flag("to", str, None, "a new folder for it (default: below LUMOS_HOME)")),
         needs_date=False,
     ),
     "review": Verb(
@@ -299,11 +315,20 @@ def request_from(arguments: argparse.Namespace, now: dt.datetime) -> Request:
 
 def run(request: Request) -> Report:
     """Call the verb's function and stamp how long it took."""
-    module, function = VERBS[request.verb].function.split(":")
+    verb = VERBS[request.verb]
+    module, function = verb.function.split(":")
     started = time.monotonic()
-    report: Report = getattr(importlib.import_module(module), function)(request)
+    with _lock(request) if verb.is_shared and verb.needs_lake else contextlib.nullcontext():
+        report: Report = getattr(importlib.import_module(module), function)(request)
     seconds = round(time.monotonic() - started, 2)
     return Report.model_validate({**report.model_dump(), "seconds": seconds})
+
+
+def _lock(request: Request) -> contextlib.AbstractContextManager[None]:
+    from lumos.lock import shared  # what it imports takes longer than most answers about arguments
+
+    # The ranks of torchrun are one verb.
+    return shared(request) if os.environ.get("RANK", "0") == "0" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -66,6 +66,24 @@ def read(settings: Settings, name: str) -> Recipe:
         raise NotStored(msg) from error
 
 
+def read_all(settings: Settings) -> list[Recipe]:
+    """Every recipe of which a verb has run on this lake.
+
+    Raises:
+        NotStored: One was stored by another version of LUMOS.
+        OSError: The lake cannot be read.
+    """
+    system, prefix = filesystem_of(settings.lake)
+    folder = fs.FileSelector(f"{settings.lake.removeprefix(prefix)}/{FOLDER}", allow_not_found=True)
+    names = sorted(info.base_name for info in system.get_file_info(folder))
+    # Drafts of writers that died begin with a dot. A name has no hyphen, but its file has.
+    return [
+        read(settings, name.removesuffix(".json").replace("-", ":"))
+        for name in names
+        if name.endswith(".json") and not name.startswith(".")
+    ]
+
+
 def _place(settings: Settings, name: str) -> tuple[fs.FileSystem, str]:
     if not is_name(name):
         msg = f"{shown(name)} is not the name of a recipe"

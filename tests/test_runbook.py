@@ -34,7 +34,7 @@ VALUES = {
     "$VERSION": "3",
     "$RECIPE": "gym",
     "$TABLE": "activity",
-    "$USER_ID": "m-003",
+    "$USERS_FILE": "users.txt",
 }
 _LABELS = ("Means", "Affected", "Check", "Do", "Wake")
 
@@ -155,7 +155,8 @@ def test_wrong_scores_and_a_user_to_be_forgotten_are_gone_by_the_runbooks_own_co
     for verb in ("score", "publish"):
         world.run(verb)
     user = "m-003é"
-    values = {"$DATE": str(world.date), "$USER_ID": user}
+    (tmp_path / "users.txt").write_text(user)
+    values = {"$DATE": str(world.date), "$USERS_FILE": str(tmp_path / "users.txt")}
     typed = [
         line for name in ("rollback-of-scores", "erase-a-user") for line in blocks(sections()[name])
     ]

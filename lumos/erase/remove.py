@@ -46,22 +46,44 @@ def remove(uri: str, place: Place, held: Held, users: Users) -> int:
     return sum(held.files[file.path] for file in old)
 
 
-def forget(uri: str) -> None:
+def forget(uri: str, held: Held) -> None:
     """Leave the newest version only: nothing of the log that tells of others, and no other file.
 
+    A file that came after the scan goes only if a version named it: else a writer without the lock
+    may be about to commit it.
+
     The log goes first: who is killed in between finds the files, and so the work that is left.
+
+    Raises:
+        RuntimeError: Something wrote meanwhile, or a file of the newest version is missing.
     """
     table = DeltaTable(uri)
     kept = table.version()
     table.create_checkpoint()
     live = {file.path for file in data_files(table)}
+    old = set(held.names)
+    for version in range(held.version + 1, kept):
+        old |= {file.path for file in data_files(DeltaTable(uri, version=version))}
     for system, path, name in list(listing(f"{uri}/{LOG}")):
         if not _is_kept(name, kept):
             system.delete_file(path)
     for system, path, name in list(listing(uri)):
-        if not name.startswith(LOG) and name not in live:
+        if name in old - live and not name.startswith(LOG):
             system.delete_file(path)
+    _refuse_unless_whole(uri, kept)
     log.info("%s: version %d is the oldest now", uri, kept)
+
+
+def _refuse_unless_whole(uri: str, version: int) -> None:
+    table = DeltaTable(uri)
+    there = {name for _, _, name in listing(uri)}
+    missing = sorted({file.path for file in data_files(table)} - there)
+    if missing:
+        msg = f"{uri}: files of its newest version are missing: {', '.join(missing)}"
+        raise RuntimeError(msg)
+    if table.version() != version:
+        msg = f"{uri} was written by something else meanwhile: let nothing run, and repeat this"
+        raise RuntimeError(msg)
 
 
 def _is_kept(name: str, version: int) -> bool:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lumos import audit
+from lumos import audit, lock
 from lumos.delta import NotPlain, data_files, open_table
+from lumos.erase.asked import asked_requests, asked_users
+from lumos.erase.beyond import not_reached
 from lumos.erase.pages import naming
 from lumos.erase.pins import Move, move_audits, move_ledger, move_manifests, refuse_unfinished
 from lumos.erase.places import Place, Users, places
@@ -42,19 +44,38 @@ class Found:
 
 
 def erase(request: Request) -> Report:
-    """Erase the users ``--user``; with ``--dry-run`` say what there is of them.
+    """Erase users, of one recipe or of all; with ``--dry-run`` say what there is of them.
 
-    Killed anywhere, it is simply run again. Let no other verb run beside it: one that had read
-    the users before may write them again, which the last scan finds out, and older versions of
-    the tables that held them are gone at the end.
+    Killed anywhere, it is simply run again. It waits for verbs that run, and those that begin
+    meanwhile wait for it (:mod:`lumos.lock`). What writes to the tables without that lock may bring
+    the users back, which the last scan finds out.
 
     Raises:
         BadInput: No user is named, a raw table still holds one, or a table has deletion vectors,
-            or an aggregation was interrupted.
+            or an aggregation was interrupted. With ``--all-recipes`` those before it are done.
+        Locked: Another erasure runs, or a verb does not end.
         RuntimeError: Something wrote to the tables meanwhile; a rerun goes on.
     """
+    users = asked_users(request)
+    if any(user in (request.options["reason"] or "") for user in users.ids):
+        msg = "--reason is kept, and names a user who is to be forgotten: word it without the id"
+        raise BadInput(msg)
+    is_dry_run = request.options["dry_run"]
+    reports = {}
+    for each in asked_requests(request):
+        with lock.shared(each) if is_dry_run else lock.exclusive(each):
+            reports[each.recipe.name] = _erase(each, users)
+    own = reports[request.recipe.name]
+    others = {name: report.details for name, report in reports.items() if report is not own}
+    return request.report(
+        metrics=own.metrics,
+        details={**own.details, "other_recipes": others, "not_reached": not_reached()},
+        already_done=all(report.already_done for report in reports.values()),
+    )
+
+
+def _erase(request: Request, users: Users) -> Report:
     settings, recipe = request.settings, request.recipe
-    users = _wanted(request)
     raw, found = raw_rows(settings, recipe, users), _scan(request, users)
     pages = list(naming(settings, recipe, users))
     rows = {each.place.table: each.num_rows for each in found}
@@ -84,17 +105,6 @@ def erase(request: Request) -> Report:
         details={**details, "stores": stores, "is_dry_run": False},
         already_done=not found and not pages and not any(stores.values()),
     )
-
-
-def _wanted(request: Request) -> Users:
-    users = sorted(set(request.options["user"] or ()))
-    if not users or "" in users:
-        msg = "name whom to erase: lumos erase --user ID, as in `users`; --dry-run to look first"
-        raise BadInput(msg)
-    if any(user in (request.options["reason"] or "") for user in users):
-        msg = "--reason is kept, and names a user who is to be forgotten: word it without the id"
-        raise BadInput(msg)
-    return Users(tuple(users))
 
 
 def _scan(request: Request, users: Users) -> list[Found]:
@@ -152,4 +162,4 @@ def _erase_from_tables(request: Request, found: list[Found], users: Users) -> No
     if moves:
         move_ledger(request, moves)
     for each in found:
-        forget(each.uri)
+        forget(each.uri, each.held)

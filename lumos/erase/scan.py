@@ -30,10 +30,14 @@ class Held:
         files: Rows of theirs by file, as the file is called within the table's folder; 0 where
             nobody can tell.
         logs: Files of the Delta log that name one of them, in statistics.
+        names: All files of the folder.
+        version: The newest one of the table; -1 where there is no table.
     """
 
     files: Mapping[str, int] = field(default_factory=dict)
     logs: tuple[str, ...] = ()
+    names: frozenset[str] = frozenset()
+    version: int = -1
 
     def __bool__(self) -> bool:
         """Whether it holds anything."""
@@ -59,10 +63,11 @@ def scan(uri: str, place: Place, users: Users) -> Held:
         BadInput: A file of the newest version cannot be read.
         NotPlain: The newest version has deletion vectors or column mapping.
     """
-    files, logs = dict[str, int](), list[str]()
+    files, logs, names = dict[str, int](), list[str](), set[str]()
     table = open_table(uri)
     live = {file.path for file in data_files(table)} if table is not None else set()
     for system, path, name in listing(uri):
+        names.add(name)
         if name.endswith(_CHECKSUM):
             continue
         if name.startswith(LOG):
@@ -77,7 +82,8 @@ def scan(uri: str, place: Place, users: Users) -> Held:
                 files[name] = 0
             else:
                 files |= {name: num_rows} if num_rows else {}
-    return Held(files, tuple(logs))
+    version = table.version() if table is not None else -1
+    return Held(files, tuple(logs), frozenset(names), version)
 
 
 def _count(system: fs.FileSystem, path: str, place: Place, users: Users) -> int:

@@ -185,7 +185,7 @@ def check_finite(recipe: Recipe, shard: Shard) -> None:
     first = shard.user_id[np.flatnonzero(is_wrong)[0]]
     msg = (
         f"forecasts of {int(is_wrong.sum())} of the {len(shard)} users of shard {shard.number} of "
-        f"recipe {recipe.name}, user {first!r} among them, are no finite numbers; the shard was "
+        f"recipe {recipe.name}, user_id {first} among them, are no finite numbers; the shard was "
         "not stored. Where it is all users, the model's weights are broken: name another version "
         "with --model; where it is some, look for infinite or missing values in their `activity`, "
         "mend them and run `lumos sequences --force`"

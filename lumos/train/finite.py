@@ -28,7 +28,7 @@ def absurd_activity(ragged: RaggedBatch, recipe: Recipe) -> str:
     user = int(np.searchsorted(windows.splits, row, side="right")) - 1
     day = _date(windows.first_day[user] + windows.offsets[row])
     return (
-        f"activity column {recipe.activity[column].name} of user {ragged.user_id[user]!r} is "
+        f"activity column {recipe.activity[column].name} of user_id {ragged.user_id[user]} is "
         f"{windows.values[row, column]} on {day}, expected a finite number; mend `activity` "
         "and run `lumos sequences` again"
     )

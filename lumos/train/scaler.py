@@ -266,8 +266,8 @@ class ScalerFit:
         if not np.isfinite(values).all():
             row, column = np.argwhere(~np.isfinite(values))[0]
             msg = (
-                f"activity column {self._recipe.activity[column].name} of user "
-                f"{users.user_id[users.owner[is_past][row]]!r} is {values[row, column]} on "
+                f"activity column {self._recipe.activity[column].name} of user_id "
+                f"{users.user_id[users.owner[is_past][row]]} is {values[row, column]} on "
                 f"{from_day_number(users.days[is_past][row])}, expected a finite number; mend "
                 "`activity` and run `lumos sequences` again"
             )

@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,90 +18,20 @@ from deltalake import DeltaTable
 from lumos import ledger
 from lumos.delta import data_files, open_table, read, replace
 from lumos.erase import run as erasing
-from lumos.erase.pins import Move
-from lumos.erase.places import Place, Users, places, raw_columns
-from lumos.erase.remove import forget, remove
+from lumos.erase.places import Users, places, raw_columns
+from lumos.erase.remove import remove
 from lumos.erase.scan import scan
-from lumos.recipes import load
 from lumos.serve.manifest import LIVE, RETRACTED, SUPERSEDED, read_manifests, rows_of
 from lumos.settings import REPOSITORY
-from lumos.tables import ALERTS, alerts_uri, table_uri, tables
+from lumos.tables import ALERTS, alerts_uri, tables
 from lumos.verbs import BadInput, TableWritten
-from tests.conftest import RECIPE, World, enter
-from tests.moto_server import bucket
-from tests.serve.lake import DATES, write_lake
+from tests.conftest import World
+from tests.erase.looking import GYM, TODAY, USER, YESTERDAY, about_users, naming, rows, uri
+from tests.serve.lake import DATES
 from tests.serve.lake import enter as enter_ledger
-from tests.serve.models import crown, register
 from tests.serve.publications import with_column
 
-USER = "m-003é"
-GYM = load(RECIPE)
-YESTERDAY, TODAY = DATES
-
-
-@pytest.fixture(scope="module")
-def _served(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Two days scored and published, the second one twice; and a shadow, and embeddings."""
-    world = write_lake(tmp_path_factory.mktemp("erase") / "home", num_users=60)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        enter(world, monkeypatch)
-        register(world, seed=1)
-        world.run("evaluate")
-        crown(world, "1")
-        for date in DATES:
-            for verb in ("score", "publish", "embed"):
-                world.run(verb, date=date)
-        _publish_other_scores(world)
-    return world
-
-
-def _publish_other_scores(world: World) -> None:
-    """A second publication of today: with the intervals of another level."""
-    from lumos.overrides import override
-
-    world.run(
-        "publish", date=TODAY, recipe=override(GYM, {"calibration.interval_level": 0.5}), force=True
-    )
-
-
-@pytest.fixture
-def world(_served: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    return enter(_served.copy(tmp_path / "home"), monkeypatch)
-
-
-def uri(world: World, name: str) -> str:
-    return table_uri(world.settings, GYM, name)
-
-
-def naming(home: Path, user: str) -> list[str]:
-    """Files that name the user: all of them are read, by nothing that erasing is made of."""
-    texts = (user, json.dumps(user)[1:-1], json.dumps(json.dumps(user)[1:-1])[1:-1])
-    found = []
-    for path in sorted(home.rglob("*")):
-        if path.is_file() and not path.is_relative_to(home / "spark"):
-            if path.suffix == ".parquet":
-                text = str(pq.ParquetFile(path).read().to_pylist())
-            else:
-                text = path.read_bytes().decode(errors="replace")
-            if any(each in text for each in texts):
-                found.append(str(path.relative_to(home)))
-    return found
-
-
-def rows(world: World, *, without: str | None = None) -> dict[str, list[str]]:
-    """All rows of all tables with users, in an order of their own."""
-    found = {}
-    for place in places(GYM):
-        table = read(place.uri(world.settings, GYM))
-        if table is not None and place.scrubbed is None:
-            others = place.without(table, Users((without or "nobody",)))
-            found[place.table] = sorted(map(str, others.to_pylist()))
-    return found
-
-
-def about_users() -> list[Place]:
-    """Places of which whole rows go."""
-    return [place for place in places(GYM) if place.scrubbed is None]
+pytestmark = pytest.mark.xdist_group("erase")
 
 
 def published(world: World) -> dict[tuple[dt.date, str], pa.Table]:
@@ -308,47 +237,6 @@ def test_every_column_that_names_users_is_known():
     assert set(raw_columns(GYM)) == {"checkins", "purchases", "members"}
 
 
-def test_a_commit_of_another_writer_is_not_taken_for_one_of_ours(tmp_path):
-    target = str(tmp_path / "activity")
-    users, place = Users((USER,)), places(GYM)[0]
-    replace(target, pa.table({"user_id": [USER, "a"], "value": [1, 2]}), where=None)
-    first = DeltaTable(target).version()
-    remove(target, place, scan(target, place, users), users)
-    assert Move.of("sequences", target).keeps(first, TODAY)
-    assert Move.of("sequences", target).is_the_same(first)
-    replace(target, pa.table({"user_id": ["b"], "value": [3]}), where=None)
-    assert not Move.of("sequences", target).keeps(first, TODAY)
-
-
-def test_a_log_that_names_the_user_in_statistics_is_forgotten(tmp_path):
-    target = str(tmp_path / "activity")
-    users, place = Users((USER,)), places(GYM)[0]
-    replace(target, pa.table({"user_id": [USER, "zz"], "value": [1, 2]}), where=None)
-    assert scan(target, place, users).logs
-    remove(target, place, scan(target, place, users), users)
-    forget(target)
-    assert not scan(target, place, users)
-    assert read(target)["user_id"].to_pylist() == ["zz"]
-
-
-def test_a_table_in_a_bucket_forgets_as_one_on_a_disk_does(monkeypatch):
-    users, place = Users((USER,)), places(GYM)[0]
-    with bucket(monkeypatch) as lake:
-        target = f"{lake}/a lake/activity"
-        days = pa.array([YESTERDAY, TODAY, TODAY])
-        table = pa.table({"user_id": [USER, USER, "zz"], "day": days})
-        replace(target, table, where=None, partition=("day",))
-        held = scan(target, place, users)
-        assert sum(held.files.values()) == remove(target, place, held, users) == 2
-        forget(target)
-        assert not scan(target, place, users)
-        assert read(target)["user_id"].to_pylist() == ["zz"]
-        keys = boto3.client("s3").list_objects_v2(Bucket="lake")["Contents"]
-        assert (
-            sum(key["Key"].endswith(".parquet") and "_log" not in key["Key"] for key in keys) == 1
-        )
-
-
 def test_what_a_killed_writer_left_goes_too_whatever_it_is_called(world):
     folder = Path(uri(world, "sequences"))
     rows = pa.table({"user_id": [USER]})
@@ -373,24 +261,6 @@ def test_a_file_of_the_table_that_cannot_be_read_is_not_passed_over(world):
     (folder / file.path).write_bytes(b"PAR1 half a file")
     with pytest.raises(BadInput, match="cannot be read as Parquet"):
         world.run("erase", user=[USER])
-
-
-def test_a_user_called_like_a_bucket_or_a_shard_is_erased_and_no_other_table_touched(tmp_path):
-    target = str(tmp_path / "sequences")
-    users, place = Users(("3",)), places(GYM)[0]
-    replace(
-        target,
-        pa.table({"user_id": ["3", "33", "4"], "bucket": [3, 3, 0], "registered_on": [3, 3, 3]}),
-        where=None,
-        partition=("bucket",),
-    )
-    held = scan(target, place, users)
-    assert sum(held.files.values()) == 1
-    assert held.logs
-    assert remove(target, place, held, users) == 1
-    forget(target)
-    assert not scan(target, place, users)
-    assert sorted(read(target)["user_id"].to_pylist()) == ["33", "4"]
 
 
 def test_sentences_that_give_the_user_as_an_example_name_nobody_any_more(world):

@@ -80,7 +80,7 @@ def test_an_activity_that_is_no_number_is_named(absurd: float) -> None:
     minutes[row] = absurd
     users = replace(USERS, columns=(*USERS.columns[:2], minutes, *USERS.columns[3:]))
     user = users.user_id[users.owner[row]]
-    with pytest.raises(BadInput, match=rf"column minutes of user {user!r} is {absurd} on 2024-"):
+    with pytest.raises(BadInput, match=rf"column minutes of user_id {user} is {absurd} on 2024-"):
         fitted(users)
 
 

@@ -151,7 +151,7 @@ def test_activity_that_is_no_number_is_named_by_column_user_and_day(tmp_path: Pa
     spend[late] = np.nan
     users = type(users)(**{**vars(users), "columns": (*users.columns[:3], spend)})
     at = small.write_lake(tmp_path, users)
-    said = r"activity column spend of user 'member/\d+é' is nan on 2024-04-23, expected a finite"
+    said = r"activity column spend of user_id member/\d+é is nan on 2024-04-23, expected a finite"
     with pytest.raises(BadInput, match=said):
         train(at, recipe(), tmp_path / "states")
 
