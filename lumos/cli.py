@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lumos.allowed import refuse_unless_allowed, shipped
+from lumos.claim import claim
 from lumos.config import explain
 from lumos.dates import parse_date
 from lumos.nameless import name_user
@@ -362,6 +363,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             request = request_from(arguments, dt.datetime.now(dt.UTC))
             name_user(request.settings.home)
             if is_first and VERBS[request.verb].needs_lake:
+                claim(request.settings, request.recipe)
                 name = arguments.recipe or request.settings.recipe
                 store(request.settings, name, load(name))
             report = run(request)

@@ -38,13 +38,8 @@ def store(settings: Settings, name: str, recipe: Recipe) -> None:
     """
     system, path = _place(settings, name)
     data = recipe.model_dump_json(indent=1).encode()
-    if _read(system, path) == data:
-        return
-    if isinstance(system, fs.LocalFileSystem):
-        _write_file(Path(path), data)
-        return
-    with system.open_output_stream(path) as stream:  # an object appears whole
-        stream.write(data)
+    if read_bytes(system, path) != data:
+        write_bytes(system, path, data)
 
 
 def read(settings: Settings, name: str) -> Recipe:
@@ -55,7 +50,7 @@ def read(settings: Settings, name: str) -> Recipe:
         ValueError: This cannot be the name of a recipe.
         OSError: The lake cannot be read.
     """
-    data = _read(*_place(settings, name))
+    data = read_bytes(*_place(settings, name))
     if data is None:
         msg = f"no verb has run yet for recipe {name} on this lake; the first one is aggregate"
         raise NotStored(msg)
@@ -88,19 +83,35 @@ def _place(settings: Settings, name: str) -> tuple[fs.FileSystem, str]:
     if not is_name(name):
         msg = f"{shown(name)} is not the name of a recipe"
         raise ValueError(msg)
-    system, prefix = filesystem_of(settings.lake)
+    system, root = file_system(settings.lake)
     # Names have no hyphen, and not every store takes a colon.
     file = f"{name.replace(':', '-')}.json"
-    return system, f"{settings.lake.removeprefix(prefix)}/{FOLDER}/{file}"
+    return system, f"{root}/{FOLDER}/{file}"
 
 
-def _read(system: fs.FileSystem, path: str) -> bytes | None:
+def file_system(lake: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a lake, and the lake's path in it."""
+    system, prefix = filesystem_of(lake)
+    return system, lake.removeprefix(prefix)
+
+
+def read_bytes(system: fs.FileSystem, path: str) -> bytes | None:
+    """A small file, or ``None`` where there is none."""
     try:
         with system.open_input_stream(path) as stream:
             data: bytes = stream.read()
             return data
     except FileNotFoundError:
         return None
+
+
+def write_bytes(system: fs.FileSystem, path: str, data: bytes) -> None:
+    """Put a small file in place, whole."""
+    if isinstance(system, fs.LocalFileSystem):
+        _write_file(Path(path), data)
+        return
+    with system.open_output_stream(path) as stream:  # an object appears whole
+        stream.write(data)
 
 
 def _write_file(path: Path, data: bytes) -> None:

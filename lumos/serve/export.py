@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from lumos.config import Recipe, StoreConfig
+from lumos.ownership import Platform
 from lumos.progress import progress
 from lumos.schedule import end_of
 from lumos.serve.manifest import LIVE, Manifest, published, read_manifests, valid_manifest
@@ -35,8 +36,8 @@ def export(request: Request) -> Report:
     Exporting what a store serves already does nothing; ``--force`` writes all rows again.
 
     Raises:
-        BadInput: No valid publication of the date, no such store, or the store serves a later
-            day that is still valid.
+        BadInput: No valid publication of the date, no such store, or the store serves another
+            platform's scores, or a later day that is still valid.
         GateRefused: The store holds other rows than it was given; its pointer stays.
         StoreFailed: It could not be reached; its pointer stays, and a retry goes on.
         TamperedScores: The rows are not those that were published; nothing points to them.
@@ -47,7 +48,11 @@ def export(request: Request) -> Report:
     metrics: dict[str, float | None] = {}
     for config in _wanted(request):
         store = open_store(config, recipe.name)
-        _refuse_to_go_back(request, config.name, store.pointer(), manifest)
+        pointer = store.pointer()
+        owner = pointer.platform if pointer else None
+        what = f"what store {config.name} serves as recipe {recipe.name}"
+        Platform.of(recipe).refuse_other(owner, what)
+        _refuse_to_go_back(request, config.name, pointer, manifest)
         sent = _send(request, config, store, manifest)
         metrics[f"{config.name}.num_rows_sent"] = sent
         found[config.name] = {"kind": config.kind, "edition": edition_of(manifest)}
@@ -111,7 +116,7 @@ def _refuse_to_go_back(
 
 def _send(request: Request, config: StoreConfig, store: Store, manifest: Manifest) -> int:
     """Write, check, point; returns how many rows had to be written."""
-    pointer, recipe = pointer_to(manifest), request.recipe
+    pointer, recipe = pointer_to(request.recipe, manifest), request.recipe
     if store.pointer() == pointer and not request.force:
         log.info("store %s serves %s already", config.name, pointer.edition)
         return 0
@@ -135,7 +140,7 @@ def _send(request: Request, config: StoreConfig, store: Store, manifest: Manifes
     return manifest.num_rows - done
 
 
-def pointer_to(manifest: Manifest) -> Pointer:
+def pointer_to(recipe: Recipe, manifest: Manifest) -> Pointer:
     """What a store says of a publication."""
     return Pointer(
         edition=edition_of(manifest),
@@ -146,6 +151,7 @@ def pointer_to(manifest: Manifest) -> Pointer:
         model_version=manifest.model_version,
         calibrator_version=manifest.calibrator_version,
         checksum=manifest.checksum,
+        platform=Platform.of(recipe),
     )
 
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlparse
 
 from lumos.addresses import refuse_unencoded, without_password
 from lumos.config import Recipe
+from lumos.ownership import Platform
 from lumos.settings import Settings
 from lumos.verbs import BadInput
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 CHALLENGER = "challenger"
 CHECKPOINT_FOLDER = "checkpoint"
 _FINGERPRINT = "lumos.fingerprint"
+_OWNER = "lumos.platform."
 _EPOCH_METRIC = "train/loss"
 
 
@@ -54,10 +56,15 @@ def model_name(recipe: Recipe) -> str:
 
 
 def version_of(settings: Settings, recipe: Recipe, alias: str) -> str | None:
-    """The registry version that an alias points to, or ``None`` where it points nowhere."""
+    """The registry version that an alias points to, or ``None`` where it points nowhere.
+
+    Raises:
+        BadInput: The registered model is another platform's.
+    """
     registry = client(settings)
     from mlflow.exceptions import MlflowException
 
+    _require_own_model(registry, recipe)
     try:
         return str(registry.get_model_version_by_alias(model_name(recipe), alias).version)
     except MlflowException as error:
@@ -175,6 +182,7 @@ class Run:
             is_fresh: Do not take up a run that was finished: a forced one is another run.
         """
         tracker = client(settings)
+        _require_own_model(tracker, recipe)
         experiment_id = _experiment(tracker, settings, model_name(recipe))
         wanted = f"tags.`{_FINGERPRINT}` = '{fingerprint}'"
         if is_fresh:
@@ -271,10 +279,32 @@ class Run:
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.create_registered_model(name)
+            self.client.create_registered_model(name, tags=_owner_tags(self.recipe))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+            for key, value in _owner_tags(self.recipe).items():
+                self.client.set_registered_model_tag(name, key, value)
+
+
+def _owner_tags(recipe: Recipe) -> dict[str, str]:
+    return {f"{_OWNER}{key}": value for key, value in Platform.of(recipe).model_dump().items()}
+
+
+def _require_own_model(registry: "MlflowClient", recipe: Recipe) -> None:
+    """The registered model of the recipe's name is this platform's, or nobody's yet."""
+    from mlflow.exceptions import MlflowException
+
+    name = model_name(recipe)
+    try:
+        tags = registry.get_registered_model(name).tags
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return
+        raise
+    found = {key.removeprefix(_OWNER): tags[key] for key in tags if key.startswith(_OWNER)}
+    owner = Platform.model_validate(found) if found else None
+    Platform.of(recipe).refuse_other(owner, f"the registered model {name}")
 
 
 def _experiment(tracker: "MlflowClient", settings: Settings, name: str) -> str:

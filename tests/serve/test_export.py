@@ -215,6 +215,22 @@ def test_a_later_day_is_served_until_it_is_taken_back(world: World, served: Serv
 
 
 @on_redis
+def test_another_platform_of_the_same_name_does_not_touch_what_is_served(
+    world: World, served: Served
+) -> None:
+    recipe = recipe_with(served)
+    world.run("export", recipe=recipe)
+    store = open_store(served.config, "gym")
+    before = store.pointer()
+    assert before is not None
+    other = Recipe.model_validate({**recipe.model_dump(), "dataset": "sea"})
+    for force in (False, True):
+        with pytest.raises(BadInput, match=r"belongs to another platform \(dataset gym, "):
+            world.run("export", recipe=other, force=force)
+    assert store.pointer() == before
+
+
+@on_redis
 def test_a_process_killed_with_9_leaves_nothing_to_read_and_its_rerun_serves_everything(
     world: World, served: Served
 ) -> None:

@@ -11,6 +11,8 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from lumos.ownership import Platform
+
 Row = tuple[str, Mapping[str, float]]
 
 
@@ -30,6 +32,7 @@ class Pointer(BaseModel):
         model_version: As in the manifest.
         calibrator_version: As in the manifest.
         checksum: As in the manifest.
+        platform: Whose scores they are; ``None`` in one from before this was kept.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +45,7 @@ class Pointer(BaseModel):
     model_version: str
     calibrator_version: str
     checksum: str
+    platform: Platform | None = None
 
 
 class Store(Protocol):
