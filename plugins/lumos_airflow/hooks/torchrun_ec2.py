@@ -41,6 +41,9 @@ shutdown -h +{BOOT_MINUTES} "lumos: the dead-man's switch, put off while a verb 
 """
 _END_OF_SOURCE = "LUMOS_BOOTSTRAP"
 _CLIENT_SECONDS = 900
+# Of a call, and how often it is made where it fails: throttling is an everyday event for the calls
+# that launch and describe.
+_CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 10.0, 30.0, 6
 
 
 @dataclass(frozen=True)
@@ -274,11 +277,10 @@ def shared_client(service: str, conn_id: str, region: str, _period: int) -> Any:
         aws_conn_id=conn_id,
         client_type=service,
         region_name=region,
-        # Throttling is an everyday event for the calls that launch and describe.
         config=BotoConfig(
-            retries={"mode": "standard", "max_attempts": 5},
-            connect_timeout=10,
-            read_timeout=30,
+            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_READ_SECONDS,
             max_pool_connections=40,
         ),
     )
