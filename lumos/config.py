@@ -5,7 +5,6 @@ activity, event and static columns, the windows, the tasks, and how to train, sc
 Nothing below this module knows a dataset by name.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
@@ -315,11 +314,6 @@ class Recipe(Config):
     def sql_folder(self) -> str:
         """Folder of the SELECTs, relative to ``Settings.sql_root`` unless absolute."""
         return self.sql or self.dataset
-
-    @property
-    def digest(self) -> str:
-        """Changes whenever any field does."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -41,11 +41,13 @@ compute.set_up()
 from gym_world import raw  # noqa: E402
 
 import tests.airflow_home  # noqa: E402, F401 - before anything imports Airflow
-from lumos.cli import VERBS, run  # noqa: E402
+from lumos.allowed import is_name  # noqa: E402
+from lumos.cli import VERBS  # noqa: E402
 from lumos.recipes import load  # noqa: E402
 from lumos.settings import Settings  # noqa: E402
 from lumos.stored import store  # noqa: E402
 from lumos.verbs import Report, Request  # noqa: E402
+from tests.tracing import run_declared  # noqa: E402
 
 # Wall time per example depends on what else the machine runs.
 settings.register_profile("lumos", deadline=None)
@@ -117,8 +119,9 @@ class World:
 
     def run(self, verb: str, *, date: dt.date | None = None, **options: Any) -> Report:
         """Run a verb in this process."""
-        store(self.settings, self.recipe_name, load(self.recipe_name))
-        return run(self.request(verb, date=date, **options))
+        if is_name(self.recipe_name):
+            store(self.settings, self.recipe_name, load(self.recipe_name))
+        return run_declared(self.request(verb, date=date, **options))
 
     def copy(self, home: Path) -> "World":
         """The same world somewhere else, free to be changed."""

@@ -20,6 +20,7 @@ from lumos.accio.users import Users
 from lumos.config import Recipe
 from lumos.dates import day_number
 from lumos.delta import predicate, replace
+from lumos.dependencies import VERBS
 from lumos.progress import progress
 from lumos.serve.accuracy import Floats
 from lumos.serve.calibrate import Calibration, fit, read_evaluated
@@ -93,7 +94,7 @@ def what_if(request: Request) -> Report:
     refuse_unseen(recipe, imagined, edits, date=date, seen=training_period(model.info))
     calibration = fit(recipe, read_evaluated(request.settings, recipe, version, date))
     inputs = {**pins.named, "model": version, "calibrator": calibration.version}
-    text = f"{sorted(inputs.items())} {recipe.digest} {edits.canonical}"
+    text = f"{sorted(inputs.items())} {VERBS['score'].digest(recipe)} {edits.canonical}"
     number = hashlib.sha256(text.encode()).hexdigest()[:16]
     question = _Question(request, number, version, model, calibration, (known, imagined))
     return _answer(question, pins, [str(day) for day in edits.days])

@@ -16,6 +16,7 @@ import numpy as np
 import lumos
 from lumos import ledger
 from lumos.config import Config
+from lumos.dependencies import VERBS
 from lumos.model.forecaster import Forecaster
 from lumos.train import tracking
 from lumos.train.card import draw_calibration, draw_losses, model_card
@@ -196,7 +197,7 @@ class _Job:
                 **_flat("training", request.recipe.training),
                 "history_days": request.recipe.history_days,
                 "horizon_days": request.recipe.horizon_days,
-                "recipe_digest": request.recipe.digest,
+                "recipe_digest": VERBS["train"].digest(request.recipe),
                 "num_training_users": prepared.num_training,
                 "num_held_out_users": prepared.num_held_out,
                 "num_late_users": prepared.num_late,

@@ -20,6 +20,7 @@ from torch import Tensor
 from lumos.accio.batch import RaggedBatch
 from lumos.accio.dense import Batch
 from lumos.dates import day_number
+from lumos.dependencies import VERBS
 from lumos.model.forecaster import Forecaster, ForecasterConfig
 from lumos.model.loss import Objective
 from lumos.progress import progress
@@ -90,9 +91,10 @@ class Training:
         self._best: dict[str, Tensor] = {}
         self._num_done, self._sums = 0, self._no_sums()
         self._taken: _Taken | None = None
-        self._saver = Saver(folder, mirror, recipe=recipe.digest)
+        digest = VERBS["train"].digest(recipe)
+        self._saver = Saver(folder, mirror, recipe=digest)
         self._is_stopped = False
-        self._resume(newest_state(folder, recipe=recipe.digest))
+        self._resume(newest_state(folder, recipe=digest))
         self._holdout = Holdout(prepared, world) if self._config.patience else None
         if self._config.compile:
             self.objective.compile()

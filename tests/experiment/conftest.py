@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from lumos import ledger
-from lumos.cli import VERBS, run
+from lumos.cli import VERBS
 from lumos.config import Recipe
 from lumos.delta import read, replace
 from lumos.experiment.declaration import Experiment, Variant
@@ -19,6 +19,7 @@ from lumos.recipes import load
 from lumos.settings import Settings
 from lumos.tables import table_uri, tables
 from lumos.verbs import Report, Request, TableWritten
+from tests.tracing import run_declared
 
 START = dt.date(2024, 4, 20)
 
@@ -95,7 +96,7 @@ class Lake:
         )
 
     def run(self, verb: str, date: dt.date, **options: Any) -> Report:
-        return run(self.request(verb, date, **options))
+        return run_declared(self.request(verb, date, **options))
 
     def run_with_users(self, verb: str, registered: Mapping[str, dt.date], date: dt.date) -> Report:
         self.users(registered, date)

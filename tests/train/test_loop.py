@@ -131,8 +131,8 @@ def test_two_processes_train_as_one_does(
     assert_one_training(losses(killed[0]), losses(alone[0]))
 
 
-def test_a_sigterm_saves_and_the_same_command_goes_on(
-    alone: tuple[Settings, Report], tmp_path: Path
+def test_a_sigterm_saves_and_the_same_command_goes_on_whatever_else_of_the_recipe_changed(
+    alone: tuple[Settings, Report], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     at = small.write_lake(tmp_path, small.users(60))
     command = Command(at, epochs=NUM_EPOCHS)
@@ -140,7 +140,9 @@ def test_a_sigterm_saves_and_the_same_command_goes_on(
     code, said = command.end(signal.SIGTERM)
     assert code == RESUME
     assert "the same command goes on from here" in said
-    train(request(at, override(small.recipe(), CHANGES)))
+    caplog.set_level("INFO")
+    train(request(at, override(small.recipe(), {**CHANGES, "publishing.valid_days": 9})))
+    assert "resuming at epoch" in caplog.text
     assert weights(at, small.recipe()) == weights(alone[0], small.recipe())
 
 

@@ -37,6 +37,7 @@ from lumos.datasets.fantasy_sports.shards import (
 from lumos.datasets.fantasy_sports.world import World
 from lumos.dates import day_number, from_day_number
 from lumos.delta import DataFile, commit_files
+from lumos.dependencies import VERBS
 from lumos.progress import progress
 from lumos.settings import Settings
 from lumos.spill import read_part, write_parts
@@ -104,7 +105,7 @@ def write_tables(
     done = [ledger.already_done(request, name, inputs) for name in names]
     if done and done[0] is not None and all(done):
         return done[0]
-    content = f"{inputs} {last_day} {recipe.digest}"
+    content = f"{inputs} {last_day} {VERBS['land'].digest(recipe)}"
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     folder = scratch / digest
     folder.mkdir(parents=True, exist_ok=True)
