@@ -10,8 +10,9 @@
 
 * `wait_activity`: the message names the newest ready date; look at `daily_aggregation`.
 * `assign`, `measure`, *bad input*: the parameter `experiment` names none that runs on the date, a
-  declaration has changed since its first day, a metric's SELECT is at fault, or a variant has no
-  users; the message says which. A date on which nothing runs ends green.
+  declaration has changed since its first day, or a SELECT is at fault; the message says which. All
+  other experiments are done, and the tasks that follow run for them. A date on which nothing runs
+  ends green, and so does an experiment of which a variant has no users yet.
 * `review`: *the gate refused* means that a split is broken (look for users that were lost or
   logged twice before reading any effect; the page hides them) or that a guardrail is crossed
   (somebody must decide today whether to stop). The page is written all the same: the button
@@ -46,9 +47,12 @@ with DAG(
     tags=["lumos", "daily", "experiment"],
     doc_md=__doc__,
 ):
-    (
-        jobs.wait("activity")
-        >> jobs.verb("assign", options=EXPERIMENT, writes=("exposures",), hours=1)
-        >> jobs.verb("measure", options=EXPERIMENT, writes=("outcomes", "effects"))
-        >> jobs.verb("review", options=EXPERIMENT, hours=1)
-    )
+    ready = jobs.wait("activity")
+    # What is wrong with one experiment turns a task red when it is done with all others: those are
+    # measured and reviewed all the same, and each later task is red for the one as well.
+    despite = {"options": EXPERIMENT, "trigger_rule": "all_done_min_one_success"}
+    assign = jobs.verb("assign", options=EXPERIMENT, writes=("exposures",), hours=1)
+    measure = jobs.verb("measure", writes=("outcomes", "effects"), **despite)
+    review = jobs.verb("review", hours=1, **despite)
+    ready >> [assign, measure, review]
+    assign >> measure >> review

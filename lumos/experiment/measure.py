@@ -52,6 +52,7 @@ def measure(request: Request) -> Report:
     needed += ["users"] if any(experiment.segments for experiment in experiments) else []
     versions = pinned(request, needed)
     experiments = _started(request, experiments, versions["activity"], faults)
+    experiments = _assigned(request, experiments, faults)
     publications = {item.name: publication(request, item, item.start) for item in experiments}
     inputs: dict[str, int | str] = {
         **versions,
@@ -143,6 +144,26 @@ def _started(
             f"--date {request.date} --days {num_days} (or more), then lumos measure again"
         )
         raise BadInput(msg)
+
+    return faults.sound(experiments, check)
+
+
+def _assigned(
+    request: Request, experiments: Sequence[Experiment], faults: Faults
+) -> tuple[Experiment, ...]:
+    """Without those that `assign` had a fault with: their users are not those of the date."""
+    entry = ledger.find(request.settings, request.recipe, "exposures", request.date)
+    if entry is None or "faults" not in entry.inputs:
+        return tuple(experiments)
+    done = entry.report.details["experiments"]
+
+    def check(experiment: Experiment) -> None:
+        if experiment.name not in done:
+            msg = (
+                f"experiment {experiment.name} was not assigned for {request.date}: see why with "
+                f"lumos assign --date {request.date} --experiment {experiment.name}"
+            )
+            raise BadInput(msg)
 
     return faults.sound(experiments, check)
 

@@ -141,6 +141,16 @@ def test_monitors_delay_nobody_and_hide_no_failure(dags):
     assert forecasts.downstream_task_ids == set()
 
 
+def test_what_is_wrong_with_one_experiment_keeps_no_other_from_being_measured(dags):
+    dag = dags["ab_metrics"]
+    for name, before in (("measure", "assign"), ("review", "measure")):
+        task = dag.get_task(name)
+        assert task.trigger_rule == "all_done_min_one_success"
+        assert task.upstream_task_ids == {before, "wait_activity"}
+    # A fault of one is a fault of each later task, so that the last one's colour is the run's.
+    assert {task.task_id for task in dag.leaves} == {"review"}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

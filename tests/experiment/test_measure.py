@@ -380,23 +380,29 @@ def test_the_largest_in_a_thousand_count_as_the_next_in_both_variants(lake: Lake
 
 
 def test_an_experiment_without_users_or_at_fault_stops_no_other(lake: Lake) -> None:
-    """One has met users of one variant only, the SELECT of another is at fault."""
+    """One has met users of one variant only; of others the log or a metric is at fault."""
     alone = "m-00é"
     lake.declare(
         experiment(),
         experiment(name="young", start=DATE, exposures="met.sql"),
+        experiment(name="lost", exposures="odd.sql"),
         experiment(name="wrong", secondary=({"metric": "odd", "direction": "up"},)),
     )
     (lake.folder / "met.sql").write_text(f"SELECT '{alone}' AS user_id, DATE'{DATE}' AS day")
+    (lake.folder / "odd.sql").write_text("SELECT user_id FROM users")
     metrics = lake.folder.parent / "metrics"
     metrics.mkdir(exist_ok=True)
     (metrics / "odd.sql").write_text("SELECT user_id FROM user_days")
     lake.users(USERS, DATE)
     lake.activity(visits(), DATE)
-    lake.run("assign", DATE)
+    with pytest.raises(
+        BadInput, match=r"odd\.sql returns user_id.* are done: towels, wrong, young"
+    ):
+        lake.run("assign", DATE)
     for _ in range(2):  # a retry does not turn green
-        with pytest.raises(BadInput, match=r"odd\.sql returns user_id.* are done: towels, young"):
+        with pytest.raises(BadInput, match=r"odd\.sql .* are done: towels, young") as refused:
             lake.run("measure", DATE)
+        assert f"experiment lost was not assigned for {DATE}" in str(refused.value)
     assert {row["experiment"] for row in lake.rows("effects")} == {"towels"}
     figures = [row for row in lake.rows("metrics") if row["segment"] == "young"]
     said = {row["name"]: (row["verdict"], row["value"]) for row in figures}
@@ -404,7 +410,10 @@ def test_an_experiment_without_users_or_at_fault_stops_no_other(lake: Lake) -> N
     assert said[f"num_users.{mine}"] == ("info", 1)
     assert said["missing.0"][0] == "warning"
     assert said["srm_p_value"][0] == "ok"
-    with pytest.raises(BadInput, match=r"experiment wrong .* was not measured .* are done: towels"):
+    with pytest.raises(
+        BadInput,
+        match=r"experiment lost .* experiment wrong .* was not measured .* are done: towels",
+    ):
         lake.run("review", DATE)
 
 
