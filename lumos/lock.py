@@ -3,9 +3,10 @@
 A verb that writes reads versions and adds files; `erase` removes every version and file that the
 newest version does not need, so it must never run beside one. Each holder writes a mark into
 ``LAKE/RECIPE/_locks`` and only then looks for the marks of others: of two that meet, at least one
-sees the other. That needs only that a listing shows what was written before it, which disks and S3
-both promise. Marks are renewed every minute, and one that was not for ten is ignored, so that a
-process that died holds nobody up; on its own host it is ignored at once.
+sees the other. Who would share it takes its mark away while it waits, or the two would wait for
+each other. That needs only that a listing shows what was written before it, which disks and S3 both
+promise. Marks are renewed every minute, and one that was not for ten is ignored, so that a process
+that died holds nobody up; on its own host it is ignored at once.
 """
 
 import contextlib
@@ -134,16 +135,16 @@ def _held(
     request: Request, kind: str, bars: Callable[[_Mark], bool], patience_seconds: float
 ) -> Iterator[None]:
     marks, own = _Marks(request), f"{kind}-{uuid4().hex}.json"
-    marks.write(own)
     ended = threading.Event()
     renewal = threading.Thread(target=_renew, args=(marks, own, ended), daemon=True)
-    renewal.start()
     try:
         _wait(marks, own, kind, bars, patience_seconds)
+        renewal.start()
         yield
     finally:
         ended.set()
-        renewal.join()
+        if renewal.ident is not None:
+            renewal.join()
         marks.remove(own)
 
 
@@ -151,7 +152,11 @@ def _wait(
     marks: _Marks, own: str, kind: str, bars: Callable[[_Mark], bool], patience_seconds: float
 ) -> None:
     deadline, is_told = time.monotonic() + patience_seconds, False
-    while in_the_way := [mark for mark in marks.others(own) if bars(mark)]:
+    while True:
+        marks.write(own)  # again each time, as the renewal of it begins later
+        in_the_way = [mark for mark in marks.others(own) if bars(mark)]
+        if not in_the_way:
+            return
         names = ", ".join(sorted(map(str, in_the_way)))
         # Two that wait for each other would wait for ever: each gives way.
         is_rival = kind == EXCLUSIVE and any(mark.kind == EXCLUSIVE for mark in in_the_way)
@@ -161,6 +166,8 @@ def _wait(
         if not is_told:
             log.info("waiting for %s to end", names)
             is_told = True
+        if kind == SHARED:
+            marks.remove(own)
         time.sleep(_LOOK_SECONDS)
 
 

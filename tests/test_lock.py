@@ -65,6 +65,30 @@ def test_an_erasure_waits_for_verbs_that_run_and_those_that_begin_wait_for_it(wo
     assert happened == ["verb ends", "erasure begins", "erasure ends", "next verb"]
 
 
+def test_a_verb_that_begins_while_an_erasure_waits_does_not_keep_it_waiting(world):
+    score, erase = world.request("score"), world.request("erase")
+    happened: list[str] = []
+
+    def erasing() -> None:
+        with exclusive(erase, patience_seconds=30):
+            happened.append("erasure")
+
+    def scoring() -> None:
+        with shared(score, patience_seconds=30):
+            happened.append("next verb")
+
+    threads = [threading.Thread(target=work) for work in (erasing, scoring)]
+    with shared(score):
+        threads[0].start()
+        while len(list(marks(world).iterdir())) < 2:
+            threading.Event().wait(0.01)
+        threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert happened == ["erasure", "next verb"]
+    assert list(marks(world).iterdir()) == []
+
+
 def test_of_two_erasures_the_second_gives_way(world):
     request = world.request("erase")
     with (
