@@ -21,10 +21,11 @@ def real_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def world(deploy, real_wheel, gym_raw):
+def world(deploy, real_wheel, gym_raw, monkeypatch):
     """The gym's raw tables; what runs on the cluster finds them by `[environment]`."""
     names = ("LUMOS_HOME", "LUMOS_LAKE", "LUMOS_RECIPE", "MLFLOW_TRACKING_URI")
     deploy(wheels=[real_wheel], environment={name: gym_raw.environment[name] for name in names})
+    monkeypatch.setenv("LUMOS_ALLOWED_RECIPES", RECIPE)
     return gym_raw
 
 
