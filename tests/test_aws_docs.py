@@ -3,14 +3,18 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from lumos.cloud import EXAMPLE, Cloud, Databricks, Machine, read_cloud
 from lumos.settings import REPOSITORY
+from tests.cloud.iam import allows
 
 FOLDER = REPOSITORY / "docs" / "aws"
 POLICIES = ("airflow", "instance-role", "databricks")
@@ -79,6 +83,46 @@ def test_a_machine_can_start_no_other() -> None:
     assert not [action for action in actions if action.startswith(("ec2:", "iam:"))]
 
 
+CODE, LAKE = "my-lumos/lumos", "my-lake/tables"
+KEEPS_OFF = [
+    f"{CODE}/code/0123/lumos-0.1.0-py3-none-any.whl",
+    f"{CODE}/databricks/databricks-init.sh",
+    f"{CODE}/jobs/0123/record.json",
+    f"{CODE}/jobs/0123/000/job.json",
+    f"{CODE}/jobs/0123/000/stop",
+    f"{LAKE}/raw/gym/checkins/2024.parquet",
+    "my-lake/elsewhere/2024.parquet",
+]
+
+
+@pytest.mark.parametrize("policy", ["instance-role", "databricks"])
+@pytest.mark.parametrize("key", KEEPS_OFF)
+def test_a_rented_machine_can_change_neither_code_nor_records_nor_raw_tables(
+    policy: str, key: str
+) -> None:
+    assert not allows(policy, "s3:PutObject", key)
+    assert not allows(policy, "s3:DeleteObject", key)
+
+
+@pytest.mark.parametrize(
+    ("policy", "action", "key"),
+    [
+        ("instance-role", "s3:GetObject", f"{CODE}/code/0123/lumos-0.1.0-py3-none-any.whl"),
+        ("instance-role", "s3:GetObject", f"{CODE}/jobs/0123/000/stop"),
+        ("instance-role", "s3:PutObject", f"{CODE}/jobs/0123/000/i-0123/log-00000001"),
+        ("instance-role", "s3:PutObject", f"{CODE}/train/gym/0123/state.json"),
+        ("instance-role", "s3:DeleteObject", f"{CODE}/train/gym/0123/state.json"),
+        ("instance-role", "s3:PutObject", f"{LAKE}/gym/forecasts/part-0.parquet"),
+        ("databricks", "s3:GetObject", f"{CODE}/code/0123/lumos-0.1.0-py3-none-any.whl"),
+        ("databricks", "s3:GetObject", f"{CODE}/databricks/databricks-init.sh"),
+        ("databricks", "s3:GetObject", f"{LAKE}/raw/gym/checkins/2024.parquet"),
+        ("databricks", "s3:PutObject", f"{LAKE}/gym/activity/part-0.parquet"),
+    ],
+)
+def test_a_rented_machine_can_do_its_work(policy: str, action: str, key: str) -> None:
+    assert allows(policy, action, key)
+
+
 def test_the_bucket_forgets_what_jobs_left() -> None:
     rules = json.loads((FOLDER / "bucket-lifecycle.json").read_text())["Rules"]
     days = {rule["Filter"]["Prefix"]: rule.get("Expiration", {}).get("Days") for rule in rules}
@@ -91,11 +135,36 @@ def test_a_script_is_one_that_a_shell_can_read(path: Path) -> None:
     assert path.stat().st_mode & 0o111
 
 
-def test_databricks_gets_the_versions_of_the_lock() -> None:
-    lock = set(re.findall(r"^(\S+==\S+)", (REPOSITORY / "requirements.txt").read_text(), re.M))
-    wanted = re.findall(r"^  (\S+==\S+)", (FOLDER / "databricks-init.sh").read_text(), re.M)
-    assert wanted
-    assert [each for each in wanted if each not in lock] == []
+# What the runtime of a cluster has of its own, and a library of ours must not replace.
+RUNTIME = {"pandas", "numpy", "pyspark", "py4j", "scipy", "pyarrow", "delta-spark"}
+# What the Spark verbs import besides.
+LIBRARIES = ("deltalake", "great-expectations", "holidays", "psutil", "pydantic", "rich")
+PINNED = re.compile(r"^([\w.-]+)(?:\[[^\]]*\])?==\S+ \\\n(?:    --hash=\S+(?: \\)?\n)+", re.M)
+
+
+def needed(names: Iterable[str]) -> set[str]:
+    """Distributions that these need, themselves included, without the runtime's."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found | RUNTIME:
+            continue
+        found.add(name)
+        wanted = [Requirement(text) for text in requires(name) or ()]
+        waiting += [each.name for each in wanted if not each.marker or each.marker.evaluate()]
+    return found
+
+
+def test_databricks_gets_the_lock_s_versions_with_their_hashes_and_all_that_they_need() -> None:
+    lock, init = REPOSITORY / "requirements.txt", FOLDER / "databricks-init.sh"
+    locked, given = (
+        {canonicalize_name(match[1]): match[0] for match in PINNED.finditer(path.read_text())}
+        for path in (lock, init)
+    )
+    # Where this fails, take these names' lines from requirements.txt.
+    assert given == {name: locked[name] for name in sorted(needed(LIBRARIES))}
+    assert "--no-deps --require-hashes" in init.read_text()
 
 
 def test_the_guide_names_every_file_that_it_comes_with() -> None:

@@ -226,12 +226,18 @@ def _rights(aws: Aws, cloud: Cloud, machine: Machine, lake: str) -> tuple[str, s
 
 
 def _wanted(cloud: Cloud, lake: str, *, account: str) -> dict[str, list[str]]:
-    """Actions by resource."""
+    """Actions by resource: what docs/aws/instance-role-policy.json allows, by examples."""
     files = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
-    wanted = {f"arn:aws:s3:::{cloud.bucket}/{cloud.prefix}/*": files}
+    ours = f"arn:aws:s3:::{cloud.bucket}/{cloud.prefix}"
+    wanted = {
+        f"{ours}/code/0/lumos.whl": files[:1],
+        f"{ours}/jobs/0/000/job.json": files[:1],
+        f"{ours}/jobs/0/000/i-0/pulse": files[1:2],
+        f"{ours}/train/0/state.json": files,
+    }
     scheme, _, place = lake.partition("://")
     if scheme in ("s3", "s3a"):
-        wanted[f"arn:aws:s3:::{place}/*"] = files
+        wanted[f"arn:aws:s3:::{place}/recipe/table/file"] = files
     for name in cloud.secrets.values():
         secret = f"arn:aws:secretsmanager:{cloud.region}:{account}:secret:{name}-000000"
         wanted[name if name.startswith("arn:") else secret] = ["secretsmanager:GetSecretValue"]

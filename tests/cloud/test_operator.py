@@ -31,9 +31,15 @@ from tests.cloud.deployment import (
     wheel_around,
 )
 from tests.cloud.faults import Call, Rule
+from tests.cloud.iam import allows
 from tests.cloud.waiting import eventually
 
 pytestmark = pytest.mark.timeout(300)
+_RIGHTS = {
+    "GetObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "ListObjectsV2": "s3:ListBucket",
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,12 @@ def aws(
     path = cloud_file(cloud, tmp_path, [wheel], machine=machine, prefix=prefix)
     with entered(cloud, path, monkeypatch):
         yield cloud
-        # The last promise of every test here.
+        # The last promises of every test here.
+        for call in cloud.calls:
+            if call.service == "s3" and call.caller.startswith("i-") and call.status:
+                key = str(call.parameters["Key"] or "").replace(f"{prefix}/", "lumos/", 1)
+                action = _RIGHTS[call.action]
+                assert allows("instance-role", action, f"my-lumos/{key}".rstrip("/")), call
         eventually(lambda: not cloud.alive())
         most = cloud.most_running("-m lumos (train|score)").values()
         assert all(each <= machine.get("nodes", 1) for each in most)
