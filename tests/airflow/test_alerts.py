@@ -321,6 +321,19 @@ def test_nothing_secret_is_logged_whatever_fails(sink, caplog):
         assert secret not in caplog.text
 
 
+def test_a_connection_whose_password_is_not_encoded_is_named_and_no_part_of_it_looked_up(
+    sink, caplog, monkeypatch
+):
+    asked = []
+    monkeypatch.setitem(notify._SENDERS, "email", lambda *_, **__: asked.append("email"))
+    monkeypatch.setenv("AIRFLOW_CONN_SMTP_TEST", "smtp://lumos:top@secretpart#rest@127.0.0.1:25")
+    notify.deliver(alert())
+    assert told(sink) == (1, 1, 0)
+    assert asked == []
+    assert "AIRFLOW_CONN_SMTP_TEST is not a URL: percent-encode" in caplog.text
+    assert "secretpart" not in caplog.text
+
+
 def test_what_a_library_quotes_is_masked(sink, caplog, monkeypatch):
     def quotes(*_, **__) -> None:
         raise OSError(f"POST https://hooks.example/{TOKEN} timed out")
