@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 from lumos.calendar import CALENDAR_COLUMNS, has_holidays
 from lumos.forms import EmbeddingConfig, LossConfig, ModelConfig, TrainingConfig
 from lumos.frozen import Config, explain
+from lumos.sql_types import SqlType
 from lumos.stores import DynamoDbStore, ParquetStore, RedisStore, StoreConfig
 
 # A recipe is written with imports from this module alone.
@@ -48,7 +49,6 @@ RESERVED_COLUMNS = frozenset(
 
 # Names become table, column and folder names, hence this narrow alphabet.
 Name = Annotated[str, AfterValidator(_identifier)]
-SqlType = Literal["string", "boolean", "int", "bigint", "float", "double", "date", "timestamp"]
 
 
 class ActivityColumn(Config):

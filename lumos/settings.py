@@ -4,10 +4,12 @@ The only place that reads environment variables of the project; see ``docs/opera
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
@@ -44,10 +46,11 @@ class Settings(BaseModel):
 
         Raises:
             pydantic.ValidationError: ``LUMOS_PLATFORM`` is neither ``local`` nor ``aws``.
+            ValueError: An address that libraries would read in different ways.
         """
         given = os.environ if environment is None else environment
         home = Path(given.get("LUMOS_HOME") or ".lumos").absolute()
-        lake = _address(given.get("LUMOS_LAKE") or str(home / "lake"))
+        lake = plain_address(given.get("LUMOS_LAKE") or str(home / "lake"), "LUMOS_LAKE")
         states = given.get("LUMOS_STATES")
         return cls(
             home=home,
@@ -55,7 +58,7 @@ class Settings(BaseModel):
             recipe=given.get("LUMOS_RECIPE") or "complete_journey",
             platform=given.get("LUMOS_PLATFORM") or "local",  # type: ignore[arg-type]
             mlflow_uri=given.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
-            states=_address(states) if states else None,
+            states=plain_address(states, "LUMOS_STATES") if states else None,
             cloud=_path(given.get("LUMOS_CLOUD")),
             spark_pool=_path(given.get("LUMOS_SPARK_POOL")),
             warm_verbs=_path(given.get("LUMOS_WARM_VERBS")),
@@ -92,6 +95,29 @@ def _path(text: str | None) -> Path | None:
     return Path(text).absolute() if text else None
 
 
-def _address(text: str) -> str:
-    """A URI as it is, a path made absolute; neither ends in a slash."""
-    return (text if "://" in text else str(Path(text).absolute())).rstrip("/")
+def plain_address(text: str, what: str) -> str:
+    """A URI as it is, a path made absolute; neither ends in a slash.
+
+    Libraries read a few characters in different ways: delta-rs decodes an escape such as ``%20``
+    in a path, Hadoop keeps it in a URI, and delta-rs cannot open a folder with ``[``. So a URI of
+    a local folder becomes its path, and what is left of such characters is refused.
+
+    Args:
+        text: A path or a URI.
+        what: It is, for the message.
+
+    Raises:
+        ValueError: It holds one of them.
+    """
+    if text.startswith("file:"):
+        # file:/x, file:///x and file://localhost/x
+        text = "/" + unquote(urlsplit(text).path).lstrip("/")
+    address = (text if "://" in text else str(Path(text).absolute())).rstrip("/")
+    if found := re.search(r"%[0-9A-Fa-f]{2}|[\[\]^|\\\x00-\x1f\x7f]", address):
+        msg = (
+            f"{what}={address!r} holds {found[0]!r}, which the libraries that read tables do not "
+            "take as a part of a name. Rename the folder, or name another one; a space is written "
+            "as it is"
+        )
+        raise ValueError(msg)
+    return address

@@ -19,8 +19,9 @@ from lumos import ledger
 from lumos.aggregate import contract, facts, write
 from lumos.aggregate.activity import check_conservation, raw_rows_by_day
 from lumos.aggregate.facts import COUNTED, EARLIER, Days
+from lumos.aggregate.landed import check_unchanged
+from lumos.aggregate.opening import blaming, open_source
 from lumos.aggregate.plan import SELECTS, Plan, Rows, make_plan
-from lumos.aggregate.raw import open_source
 from lumos.aggregate.spark import spark_session
 from lumos.aggregate.static import KNOWN_USERS, known_users
 from lumos.delta import add_columns, predicate, read
@@ -39,6 +40,7 @@ def aggregate(request: Request) -> Report:
 
     Raises:
         BadInput: A raw table or a SELECT is not as declared, or the date has no data.
+        RawChanged: A raw file changed or vanished while it was read.
         GateRefused: The audit of the written rows failed; the tables hold what they held before.
     """
     plan = make_plan(request)
@@ -54,8 +56,11 @@ def aggregate(request: Request) -> Report:
     ):
         rows = Rows()
         try:
-            _judge(spark, plan, rows)
-            _select(spark, plan, rows)
+            with blaming(plan.sources):
+                _judge(spark, plan, rows)
+                _select(spark, plan, rows)
+            for source in plan.sources.values():
+                check_unchanged(source.uri, source.table, source.files)
             return _write(spark, plan, rows)
         finally:
             for name in (*plan.sources, KNOWN_USERS):
@@ -110,11 +115,11 @@ def _judge(spark: SparkSession, plan: Plan, rows: Rows) -> None:
     opened = {}
     for name, table in declared.items():
         if table.role == "fact":
-            opened[name] = open_source(spark, plan.sources[name])
+            opened[name] = open_source(spark, plan.sources[name], plan.days)
             judged = facts.judge(opened[name], table, plan.days, plan.runs, repeated=False)
             rows.judged[name] = _by_user(judged, plan.sources[name].num_rows)
         elif any(contract.mentions(text, name) for text in plan.texts.values()):
-            frame = open_source(spark, plan.sources[name])
+            frame = open_source(spark, plan.sources[name], _until(plan))
             if table.landed_on:
                 frame = frame.filter(F.col(table.landed_on) <= F.lit(plan.days.last))
             frame.createOrReplaceTempView(name)
@@ -142,12 +147,16 @@ def _by_user(judged: DataFrame, num_rows: int) -> DataFrame:
     return dealt.localCheckpoint() if num_rows <= _MOST_KEPT_ROWS else dealt
 
 
+def _until(plan: Plan) -> Days:
+    return Days(dt.date.min, plan.days.last)
+
+
 def _no_data(spark: SparkSession, plan: Plan) -> str:
     newest = []
     for table in plan.request.recipe.raw:
         if table.role == "fact":
             landed = F.col(table.landed_on or str(table.happened_at)).cast("date")
-            frame = open_source(spark, plan.sources[table.name]).agg(F.max(landed))
+            frame = open_source(spark, plan.sources[table.name], _until(plan)).agg(F.max(landed))
             newest += [row[0] for row in frame.collect() if row[0] is not None]
     date = plan.days.last
     return (

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from lumos.aggregate.raw import TEXT, UNREADABLE
 from lumos.config import RawTable
 from lumos.dates import EPOCH, from_day_number
 from lumos.ledger import READY, Entry
 
+# What an unreadable CSV row looked like, and which column could not be read.
+TEXT, UNREADABLE = "_text", "_unreadable"
 COUNTED, EARLIER = "counted", "counted by an earlier run"
 LATE, DUPLICATE = "late for a closed day", "duplicate key"
 # Rows that say neither when they happened nor when they landed: seen by every run, and kept
@@ -43,7 +44,7 @@ def judge(
     """Give each visible row of a fact table its outcome.
 
     Args:
-        frame: From :func:`lumos.aggregate.raw.open_source`.
+        frame: From :func:`lumos.aggregate.opening.open_source`.
         table: Its declaration.
         days: The window; rows that landed outside it are left out.
         runs: Ledger entries of ``activity``: which days other runs answer for.
