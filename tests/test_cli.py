@@ -182,6 +182,25 @@ def test_a_lake_on_a_file_system_that_takes_no_files_is_refused(monkeypatch):
         request("validate", "--date", "2024-05-10")
 
 
+@pytest.mark.parametrize("name", ["a%20b", "a[1]", "a\\b", "a^b", "a|b", "a\nb"])
+@pytest.mark.parametrize("variable", ["LUMOS_LAKE", "LUMOS_STATES"])
+def test_a_place_that_libraries_read_in_different_ways_is_refused(
+    world, variable, name, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(variable, str(tmp_path / name / "lake"))
+    with pytest.raises(BadInput, match=f"{variable}=.*do not take as a part of a name"):
+        request("validate", "--date", "2024-05-31")
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["my lake", "100% é", "{a}*?", "a#b", "a?b", "a:b", "日本"])
+def test_a_uri_of_a_local_folder_is_its_path(world, name, tmp_path, monkeypatch):
+    place = tmp_path / name / "lake"
+    for given in (str(place), place.as_uri(), place.as_uri().replace("file://", "file:")):
+        monkeypatch.setenv("LUMOS_LAKE", given)
+        assert request("validate", "--date", "2024-05-31").settings.lake == str(place)
+
+
 def test_a_lake_behind_a_uri_is_left_to_its_first_use(world, monkeypatch):
     monkeypatch.setenv("LUMOS_LAKE", "s3://bucket/lake/")
     world.home.mkdir()

@@ -119,7 +119,12 @@ def blaming(file: Path) -> Iterator[None]:
         condition = error.getCondition() or ""
         if condition.split(".")[0] not in _FAULTS_OF_DATA:
             raise
-        raise BadInput(f"{file} failed on the data: {_first_lines(error)}") from error
+        said = _first_lines(error)
+        # Values of the data, which an error does not repeat.
+        for name in ("expression", "value", "message"):
+            if value := (error.getMessageParameters() or {}).get(name):
+                said = said.replace(value, "...")
+        raise BadInput(f"{file} failed on the data: {said}") from error
 
 
 def _first_lines(error: PySparkException) -> str:

@@ -8,10 +8,10 @@ import pyarrow.dataset as ds
 from pyarrow import csv
 
 from lumos.accio.storage import filesystem_of
+from lumos.aggregate.landed import list_files
 from lumos.config import RawTable, Recipe
 from lumos.delta import open_table
 from lumos.erase.places import Users, raw_columns
-from lumos.erase.scan import listing
 from lumos.settings import Settings
 from lumos.tables import raw_uri
 
@@ -43,12 +43,7 @@ def _delta(uri: str, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
 
 
 def _files(table: RawTable, uri: str, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-    # As `aggregate` sees them: names that begin with a dot or an underscore are no data.
-    paths = [
-        path
-        for _, path, name in listing(uri)
-        if not any(part.startswith((".", "_")) for part in name.split("/"))
-    ]
+    paths = [file.path for file in list_files(uri)]  # as `aggregate` sees them
     kind: ds.FileFormat = ds.ParquetFileFormat()
     if table.format == "csv":
         kind = ds.CsvFileFormat(

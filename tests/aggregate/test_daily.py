@@ -202,6 +202,7 @@ def test_late_rows_and_copies_are_judged_once_whatever_runs_after(aggregated: Sh
             "3 rows with amount below its minimum 0",
         ),
         (("SUM(amount)", "SUM(amount / (bought - bought))"), "failed on the data"),
+        (("SUM(amount)", "SUM(CAST(CONCAT('x', amount) AS DOUBLE))"), "The value ... of the type"),
     ],
 )
 def test_a_select_that_breaks_the_contract_is_refused_and_nothing_is_written(

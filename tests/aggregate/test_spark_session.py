@@ -132,6 +132,7 @@ with spark_session("test", cores=2) as spark:
         "utc": text,
         "python": spark.sparkContext.pythonExec,
         "catalog": spark.conf.get("spark.sql.catalogImplementation"),
+        "names": spark._jvm.System.getProperty("sun.jnu.encoding"),
     }
 with spark_session("again") as spark:
     says["again"] = spark.range(3).count()
@@ -150,6 +151,7 @@ def test_a_prepared_session_writes_delta_offline_and_leaves_nothing_behind(tmp_p
         "LUMOS_HOME": str(PREPARED.parent),
         "HOME": str(tmp_path / "nobody"),
         "PYTHONPATH": str(Path(__file__).parents[2]),
+        "LC_ALL": "C",  # in which Java would open no file with an accent in its name
     }
     answer = subprocess.run(
         [sys.executable, "-c", JOB, str(lake)],
@@ -162,7 +164,8 @@ def test_a_prepared_session_writes_delta_offline_and_leaves_nothing_behind(tmp_p
     assert answer.returncode == 0, answer.stderr
     (line,) = answer.stdout.splitlines()
     assert '"rows": 1000, "shared": true, "utc": "2024-01-01 00:00:00"' in line
-    assert f'"python": "{sys.executable}", "catalog": "in-memory", "again": 3' in line
+    assert f'"python": "{sys.executable}", "catalog": "in-memory", "names": "UTF-8"' in line
+    assert '"again": 3' in line
     # Java itself prints the one about incubator modules.
     noise = [line for line in answer.stderr.splitlines() if "incubator" not in line]
     assert noise == []
