@@ -21,11 +21,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from lumos.allowed import refuse_unless_allowed, shipped
+from lumos.audit import enter
 from lumos.claim import claim
 from lumos.config import explain
 from lumos.dates import parse_date
 from lumos.nameless import name_user
-from lumos.overrides import assignments, override
+from lumos.overrides import assignments, limits_among, override
 from lumos.recipes import load
 from lumos.schedule import today_in, unfinished
 from lumos.settings import Settings
@@ -366,6 +367,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 claim(request.settings, request.recipe)
                 name = arguments.recipe or request.settings.recipe
                 store(request.settings, name, load(name))
+                for limit, value in limits_among(arguments.set).items():
+                    enter(request, f"limit {limit}={value} for {request.date}", "an override")
             report = run(request)
     except BadInput as error:
         log.error("%s", error)
