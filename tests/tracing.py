@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lumos import config, forms, tables
+from lumos import config, forms, ownership, tables
 from lumos.cli import run
 from lumos.config import Config, Recipe
 from lumos.dependencies import VERBS
@@ -18,10 +18,10 @@ _NESTED = {
     for name, field in Recipe.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, Config)
 }
-# These read parts of any recipe: its checks, its properties, and the columns of every table there
-# is, of which a verb reads or writes a few. The callers of properties are asked instead.
+# These read parts of any recipe: its checks, its properties, whose a lake is, and the columns of
+# every table there is, of which a verb reads or writes a few. The callers of properties are asked.
 _PROPERTIES = {"binary", "continuous", "sql_folder"}
-_ANY = (config.__file__, forms.__file__, tables.__file__)
+_ANY = (config.__file__, forms.__file__, ownership.__file__, tables.__file__)
 
 
 _listeners: list[set[str]] = []
