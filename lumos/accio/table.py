@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 from pyarrow.parquet import FileMetaData
 
 from lumos.accio.parquet import Names, RowGroup, day_leaf, read_footer, read_row_group
@@ -218,9 +219,20 @@ def _files(table: DeltaTable, uri: str) -> tuple[TableFile, ...]:
     differently (``file:/x`` and ``file:///x``, ``é`` and ``%C3%A9``).
     """
     root = locate("", table.table_uri)
+    try:
+        vectors = pa.table(table.deletion_vectors()).to_pylist()
+    except DeltaError as error:
+        if "not found" not in str(error).lower():
+            raise
+        msg = (
+            f"a deletion vector of {uri} is gone, or lies where only the cloned table's own "
+            f"storage has it ({error}). Pin a newer version, or make it a table of its own: "
+            "CREATE TABLE ... AS SELECT"
+        )
+        raise BadInput(msg) from error
     deleted = {
         locate(root, row["filepath"]): np.flatnonzero(~np.asarray(row["selection_vector"], bool))
-        for row in pa.table(table.deletion_vectors()).to_pylist()
+        for row in vectors
     }
     files = []
     for action in pa.table(table.get_add_actions(flatten=True)).to_pylist():

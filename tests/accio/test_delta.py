@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 from lumos.accio.table import Columns, SequenceTable
 from lumos.dates import from_day_number
 from lumos.delta import NotPlain, data_files
+from lumos.verbs import BadInput
 
 COLUMNS = Columns(("active", "money", "clicks"), ("land", "age", "region"))
 Found = dict[str, tuple[dt.date, tuple[object, ...], dict[int, tuple[float, ...]]]]
@@ -153,6 +154,10 @@ def test_a_shallow_clone_is_read_as_spark_reads_it(spark: SparkSession, tmp_path
     assert len(found) == 37
     with pytest.raises(NotPlain, match="shallow clone"):
         data_files(DeltaTable(path, version=0))
+    for vector in (tmp_path / "source 100% é").glob("deletion_vector_*.bin"):
+        vector.unlink()
+    with pytest.raises(BadInput, match=r"a deletion vector of .* is gone"):
+        as_accio_reads(path)
 
 
 def _newest(spark: SparkSession, path: Path) -> int:
