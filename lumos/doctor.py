@@ -71,7 +71,7 @@ def examine(request: Request) -> list[Finding]:
 
         findings += examine_aws(settings)
     else:
-        findings[1:1] = [check_java(), check_jars(settings)]
+        findings[1:1] = [check_java(), check_jars(settings), *check_s3_jars(settings)]
     return [*findings, check_port(port)] if port else findings
 
 
@@ -108,6 +108,16 @@ def check_jars(settings: Settings) -> Finding:
     jars = prepared_jars(folder)
     remedy = "" if jars else "Prepare them once: python -m lumos.aggregate.prepare"
     return Finding("jars", f"{len(jars)} in {folder}", remedy)
+
+
+def check_s3_jars(settings: Settings) -> list[Finding]:
+    """What Spark needs for a lake on S3; nothing to check for another one."""
+    from lumos.aggregate.spark import is_on_s3, s3_jars, trouble_on_s3
+
+    if not is_on_s3(settings.lake):
+        return []
+    folder = settings.home / "spark"
+    return [Finding("jars for S3", f"{len(s3_jars(folder))} in {folder}", trouble_on_s3(settings))]
 
 
 def check_lake(settings: Settings) -> Finding:

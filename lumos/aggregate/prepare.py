@@ -1,9 +1,12 @@
 """Fetch Delta's JARs and archive the classes that a job loads, once, at set-up.
 
 `python -m lumos.aggregate.prepare` is the only step of Spark that uses the network. It
-fills `$LUMOS_HOME/spark`, and does nothing when that already fits the installed versions.
+fills `$LUMOS_HOME/spark`, and does nothing when that already fits the installed versions. With
+`--s3` it also fetches Hadoop's connector for a lake on S3: 690 MB, which only such a lake needs.
 """
 
+import argparse
+import hashlib
 import json
 import logging
 import os
@@ -12,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,14 +24,52 @@ from delta import DeltaTable
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
-from lumos.aggregate.spark import ARCHIVE, JARS, find_java, java_options, local_settings, start
+from lumos.aggregate.spark import (
+    ARCHIVE,
+    JARS,
+    S3_JARS,
+    find_java,
+    java_options,
+    local_settings,
+    s3_jars,
+    start,
+)
 from lumos.settings import Settings
 from lumos.verbs import BAD_INPUT, BadInput
 
 MARKER = "prepared.json"
 # Ivy resolves 33 artifacts. Most others Spark ships itself, and putting them on the class
 # path a second time would shadow Spark's own; the Unity Catalog client is not used.
-WANTED = ("delta-spark", "delta-storage", "delta-kernel-api", "delta-kernel-defaults")
+# By their SHA-256: what Maven Central gives is what was tested, or is not taken. A new version of
+# pyspark or delta-spark needs new ones here.
+DELTA = {
+    "io.delta_delta-kernel-api-4.4.0.jar": (
+        "ee9b5a14ac3b7efdff4d61a58478fe8eb0e5a3fbca43889dca7290795fe79a11"
+    ),
+    "io.delta_delta-kernel-defaults-4.4.0.jar": (
+        "225c975199e4718b38ee5b7e6da7f19e9585024262b2cec2656b32151a856b0b"
+    ),
+    "io.delta_delta-spark_4.2_2.13-4.4.0.jar": (
+        "27d4fd8b1f879535c573ed1c718177d6a27f24d3e626ba02e216369725721ead"
+    ),
+    "io.delta_delta-storage-4.4.0.jar": (
+        "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc"
+    ),
+}
+S3 = {
+    "org.apache.hadoop_hadoop-aws-3.5.0.jar": (
+        "66bd9eefb938b1a1657487324b63c13df2d8b17164a1dd24e0ef37b905bc5baa"
+    ),
+    "org.wildfly.openssl_wildfly-openssl-2.2.5.Final.jar": (
+        "71fb7932f99a727edb23c5a2cb8c6855ac7196fad41aa0669b3998e277165154"
+    ),
+    "software.amazon.awssdk_bundle-2.35.4.jar": (
+        "db4b55f24ad1b4e70f17eb1717a4de76a8dadc5a27d764be7c44ff67b2c1c677"
+    ),
+    "software.amazon.s3.analyticsaccelerator_analyticsaccelerator-s3-1.3.1.jar": (
+        "4959a9747cbb479c73c3ffbcd479bee5b014f8b2880994585a8693fb9d24675e"
+    ),
+}
 ARCHIVE_SECONDS = 120
 
 log = logging.getLogger(__name__)
@@ -53,7 +95,9 @@ def prepare(folder: Path) -> bool:
     (folder / ARCHIVE).unlink(missing_ok=True)
     began = time.monotonic()
     log.info("Fetching Delta's JARs ...")
-    _fetch_jars(folder)
+    line = ".".join(pyspark.__version__.split(".")[:2])
+    package = f"io.delta:delta-spark_{line}_2.13:{version('delta-spark')}"
+    _fetch_jars(folder, JARS, package, DELTA)
     log.info("%.0f s. Archiving the classes of a typical job ...", time.monotonic() - began)
     _archive_classes(folder)
     half = folder / f".{MARKER}"
@@ -121,13 +165,39 @@ def _key() -> dict[str, str]:
     }
 
 
-def _fetch_jars(folder: Path) -> None:
-    """Let Spark's own Ivy resolve Delta, then keep what Spark does not have."""
-    line = ".".join(pyspark.__version__.split(".")[:2])
-    package = f"io.delta:delta-spark_{line}_2.13:{version('delta-spark')}"
+def prepare_s3(folder: Path) -> bool:
+    """Fetch the connector for a lake on S3 into `folder`, unless it is there.
+
+    Returns:
+        Whether there was something to do.
+
+    Raises:
+        RuntimeError: The JARs could not be fetched, or are not those that were tested.
+    """
+    if {path.name for path in s3_jars(folder)} == set(S3):
+        log.info("Spark's connector for S3 is in %s", folder / S3_JARS)
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    log.info("Fetching Hadoop's connector for S3 (690 MB) ...")
+    hadoop = next(name for name in S3 if "hadoop-aws" in name)
+    number = hadoop.removesuffix(".jar").rsplit("-", 1)[1]
+    _fetch_jars(folder, S3_JARS, f"org.apache.hadoop:hadoop-aws:{number}", S3)
+    log.info("Spark's connector for S3 is in %s", folder / S3_JARS)
+    return True
+
+
+def _fetch_jars(folder: Path, name: str, package: str, wanted: Mapping[str, str]) -> None:
+    """Let Spark's own Ivy resolve a package, then keep the JARs that are wanted, if they are.
+
+    Args:
+        folder: Spark's.
+        name: Of the folder in it that the JARs make, all of them at once.
+        package: By its Maven coordinates.
+        wanted: SHA-256 by Ivy's file name.
+    """
     submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        ivy, chosen, nothing = Path(work) / "ivy", Path(work) / JARS, Path(work) / "nothing.py"
+        ivy, chosen, nothing = Path(work) / "ivy", Path(work) / name, Path(work) / "nothing.py"
         nothing.touch()  # the dependencies of a program that does nothing are fetched all the same
         answer = subprocess.run(
             [submit, "--packages", package, "--conf", f"spark.jars.ivy={ivy}", nothing],
@@ -137,16 +207,32 @@ def _fetch_jars(folder: Path) -> None:
             check=False,
         )
         chosen.mkdir()
-        for name in WANTED:
-            found = sorted((ivy / "jars").glob(f"io.delta_{name}[-_][0-9]*.jar"))
-            if len(found) != 1:
+        for jar, sha256 in wanted.items():
+            found = ivy / "jars" / jar
+            if not found.is_file():
                 raise RuntimeError(
-                    f"Ivy brought {len(found)} JARs of {name} for {package}, not 1. Is Maven "
-                    f"Central reachable? Spark said:\n{answer.stderr[-2000:]}"
+                    f"Ivy brought no {jar} for {package}. Is Maven Central reachable? Spark said:\n"
+                    f"{answer.stderr[-2000:]}"
                 )
-            shutil.copy2(found[0], chosen)
-        shutil.rmtree(folder / JARS, ignore_errors=True)
-        chosen.rename(folder / JARS)
+            refuse_other(found, sha256)
+            found.rename(chosen / jar)
+        shutil.rmtree(folder / name, ignore_errors=True)
+        chosen.rename(folder / name)
+
+
+def refuse_other(path: Path, sha256: str) -> None:
+    """Take no file but the one that was tested.
+
+    Raises:
+        RuntimeError: It is another one.
+    """
+    with path.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != sha256:
+        raise RuntimeError(
+            f"{path.name} has SHA-256 {found}, and {sha256} was tested: it is not used. "
+            "Ask who changed it, or whether a proxy gives another file"
+        )
 
 
 def _archive_classes(folder: Path) -> None:
@@ -174,12 +260,18 @@ def _archive_classes(folder: Path) -> None:
         archive.rename(folder / ARCHIVE)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Prepare `$LUMOS_HOME/spark` and say on stderr how it goes."""
+    parser = argparse.ArgumentParser(description="Prepare Spark, once.")
+    parser.add_argument("--s3", action="store_true", help="and what a lake on S3 needs (690 MB)")
+    given = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("py4j").setLevel(logging.WARNING)
     try:
-        prepare(Settings.from_environment().home / "spark")
+        folder = Settings.from_environment().home / "spark"
+        prepare(folder)
+        if given.s3:
+            prepare_s3(folder)
     except BadInput as fault:
         log.error("%s", fault)
         return BAD_INPUT

@@ -28,7 +28,7 @@ from lumos.settings import Settings
 from lumos.verbs import BadInput
 
 OLDEST_JAVA = 17  # what Spark 4 is compiled for
-JARS, ARCHIVE = "jars", "classes.jsa"
+JARS, S3_JARS, ARCHIVE = "jars", "jars-s3", "classes.jsa"
 
 _JAVA_REMEDY = (
     "Install it (Debian, Ubuntu: apt-get install openjdk-17-jre-headless) "
@@ -94,6 +94,44 @@ def prepared_jars(folder: Path) -> list[Path]:
     Sorted, because a class archive is valid for one exact class path only.
     """
     return sorted((folder / JARS).glob("*.jar"))
+
+
+def s3_jars(folder: Path) -> list[Path]:
+    """List the JARs that `prepare --s3` put into `folder`; none if it never ran."""
+    return sorted((folder / S3_JARS).glob("*.jar"))
+
+
+def trouble_on_s3(settings: Settings) -> str:
+    """What Spark lacks on this machine for the lake, and the remedy; empty if nothing."""
+    if not is_on_s3(settings.lake) or s3_jars(settings.home / "spark"):
+        return ""
+    return (
+        "Spark on this machine has no connector for a lake on S3. Fetch it once (690 MB): "
+        f"LUMOS_HOME={settings.home} python -m lumos.aggregate.prepare --s3; or let the verbs of "
+        "Spark run on Databricks, where Airflow starts them with LUMOS_PLATFORM=aws"
+    )
+
+
+def is_on_s3(lake: str) -> bool:
+    """Whether tables of this lake are objects of S3."""
+    return lake.startswith(("s3://", "s3a://"))
+
+
+def _s3_settings(folder: Path) -> dict[str, str]:
+    """For `prepare`'s connector; its credentials are found as boto3 finds them."""
+    # After Delta's: what precedes is the class path that the archive was made for.
+    jars = [*prepared_jars(folder), *s3_jars(folder)]
+    found = {
+        "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+        "spark.driver.extraClassPath": os.pathsep.join(map(str, jars)),
+    }
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint:
+        found |= {
+            "spark.hadoop.fs.s3a.endpoint": endpoint,
+            "spark.hadoop.fs.s3a.path.style.access": "true",
+        }
+    return found
 
 
 def local_settings(
@@ -179,7 +217,7 @@ def spark_session(
         The session, whose time zone is UTC and whose SQL is ANSI.
 
     Raises:
-        BadInput: There is no Java that Spark can run on.
+        BadInput: There is no Java that Spark can run on, or no connector for a lake on S3.
     """
     on_cluster = "DATABRICKS_RUNTIME_VERSION" in os.environ
     if on_cluster:
@@ -194,7 +232,11 @@ def spark_session(
     # By its real path: Java compares the paths of an archive, and a pool those of its processes.
     folder = (settings.home / "spark").resolve()
     found = local_settings(folder, memory=memory, cores=cores, num_rows=num_rows, passes=passes)
+    if trouble := trouble_on_s3(settings):
+        raise BadInput(trouble)
     find_java()
+    if is_on_s3(settings.lake):
+        found |= _s3_settings(folder)
     _prepare_environment()
     with leased_java(settings.spark_pool if settings.platform == "local" else None, found):
         session = start(app_name, found)
