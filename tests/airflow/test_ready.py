@@ -12,6 +12,7 @@ from lumos_airflow.links.experiment import reports_of
 from lumos_airflow.operators.local import LocalVerbOperator
 from lumos_airflow.operators.ready import TableReadySensor
 from lumos_airflow.publishing import skip_unless_wanted
+from lumos_airflow.triggers import ready
 from lumos_airflow.triggers.ready import Finding, Partition, TableReadyTrigger, look
 
 from lumos import ledger
@@ -101,6 +102,23 @@ def test_the_wait_ends_when_the_ledger_says_ready(enter):
         return (await waiting).payload
 
     assert asyncio.run(wait_and_enter())["verdict"] == "ready"
+
+
+def test_a_lake_that_does_not_answer_for_a_while_ends_no_wait(enter, monkeypatch):
+    enter("sequences")
+    answers = iter([OSError("Generic S3 error"), OSError("timed out")])
+
+    def look(partition: Partition) -> ready.Finding:
+        if (error := next(answers, None)) is not None:
+            raise error
+        return real(partition)
+
+    real = ready.look
+    monkeypatch.setattr(ready, "look", look)
+    assert fire(trigger(20))["verdict"] == "ready"
+    answers = iter([OSError("it never answers")])
+    with pytest.raises(OSError, match="never answers"):
+        fire(trigger(-1))
 
 
 def test_a_refused_table_fails_at_once_and_says_what_to_run(enter):

@@ -88,7 +88,7 @@ class TableReadyTrigger(BaseTrigger):
     """Looks every ``poll_seconds`` until ready, refused, or past ``deadline``.
 
     The deadline (ISO time with zone) travels with the trigger, so that a restart of the
-    triggerer neither forgets nor extends it.
+    triggerer neither forgets nor extends it. A lake that does not answer is asked again.
     """
 
     def __init__(
@@ -111,11 +111,25 @@ class TableReadyTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield one event: the finding, whose verdict is ``absent`` when time ran out."""
+        """Yield one event: the finding, whose verdict is ``absent`` when time ran out.
+
+        Raises:
+            OSError, DeltaError: Of the last look, when time ran out before one succeeded.
+        """
+        # Here, because DAG files import this module and must parse in no time.
+        from deltalake.exceptions import DeltaError
+
         deadline = dt.datetime.fromisoformat(self.deadline)
         while True:
-            finding = await in_thread(look, self.partition)
-            if finding.verdict != "absent" or dt.datetime.now(dt.UTC) >= deadline:
-                yield TriggerEvent(asdict(finding))  # type: ignore[no-untyped-call]
-                return
+            is_over = dt.datetime.now(dt.UTC) >= deadline
+            try:
+                finding = await in_thread(look, self.partition)
+            except (OSError, DeltaError) as error:
+                if is_over:
+                    raise
+                self.log.warning("looking again in %g s: %s", self.poll_seconds, error)
+            else:
+                if finding.verdict != "absent" or is_over:
+                    yield TriggerEvent(asdict(finding))  # type: ignore[no-untyped-call]
+                    return
             await asyncio.sleep(self.poll_seconds)
