@@ -54,12 +54,12 @@ BEYOND: tuple[Beyond, ...] = (
     ),
     Beyond(
         "LUMOS_HOME of other hosts",
-        "pages and notes of trainings that were made there",
-        "`reports` and `train` below it, which every verb makes again; delete them there",
+        "pages, notes of trainings and exports that were made there",
+        "`reports`, `train` and `exports` below it; their verbs make them again: delete them there",
     ),
     Beyond(
-        "lists of excluded users beside an experiment, and calendars for --what-if",
-        "ids that people wrote there",
+        "lists of excluded users, calendars for --what-if, and folders of `export-user --to`",
+        "ids that people wrote there, or asked for",
         "the files are yours",
     ),
 )

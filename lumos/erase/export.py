@@ -14,7 +14,7 @@ from pyarrow.parquet import ParquetFile
 from lumos.accio.storage import filesystem_of, patiently
 from lumos.delta import NotPlain, data_files, open_table, plain
 from lumos.erase.asked import asked_users
-from lumos.erase.pages import naming
+from lumos.erase.pages import exports_folder, naming
 from lumos.erase.places import Place, Users, places
 from lumos.progress import progress
 from lumos.verbs import BadInput, Report, Request
@@ -31,7 +31,7 @@ def export_user(request: Request) -> Report:
         BadInput: No user is named or known, the folder exists, or a table has deletion vectors.
     """
     users = asked_users(request)
-    target = Path(request.options["to"] or request.settings.home / "exports" / request.recipe.name)
+    target = Path(request.options["to"] or exports_folder(request.settings, request.recipe))
     if target.exists():
         msg = f"{target} exists: name a new folder with --to, or move it away"
         raise BadInput(msg)

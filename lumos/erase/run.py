@@ -14,7 +14,7 @@ from lumos import audit, lock
 from lumos.delta import NotPlain, data_files, open_table
 from lumos.erase.asked import asked_requests, asked_users
 from lumos.erase.beyond import not_reached
-from lumos.erase.pages import naming
+from lumos.erase.pages import exports, naming
 from lumos.erase.pins import Move, move_audits, move_ledger, move_manifests, refuse_unfinished
 from lumos.erase.places import Place, Users, places
 from lumos.erase.raw import raw_rows
@@ -77,7 +77,7 @@ def erase(request: Request) -> Report:
 def _erase(request: Request, users: Users) -> Report:
     settings, recipe = request.settings, request.recipe
     raw, found = raw_rows(settings, recipe, users), _scan(request, users)
-    pages = list(naming(settings, recipe, users))
+    pages = [*naming(settings, recipe, users), *exports(settings, recipe, users)]
     rows = {each.place.table: each.num_rows for each in found}
     details: dict[str, object] = {
         "num_users": len(users),

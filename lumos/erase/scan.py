@@ -71,7 +71,7 @@ def scan(uri: str, place: Place, users: Users) -> Held:
         if name.endswith(_CHECKSUM):
             continue
         if name.startswith(LOG):
-            if any(place.is_said(text, users) for text in _extremes(system, path, place.columns)):
+            if _is_said(system, path, place, users):
                 logs.append(name)
         elif place.skipped is None or place.skipped not in name:
             try:
@@ -95,6 +95,13 @@ def _count(system: fs.FileSystem, path: str, place: Place, users: Users) -> int:
     return num_rows
 
 
+def _is_said(system: fs.FileSystem, path: str, place: Place, users: Users) -> bool:
+    try:
+        return any(place.is_said(text, users) for text in _extremes(system, path, place.columns))
+    except ValueError:  # half of a draft: it may name them
+        return True
+
+
 def _extremes(system: fs.FileSystem, path: str, columns: Iterable[str]) -> Iterator[str]:
     """Least and greatest values of some columns that a file of a Delta log gives of files."""
     for said in _said(system, path):
@@ -105,18 +112,17 @@ def _extremes(system: fs.FileSystem, path: str, columns: Iterable[str]) -> Itera
 
 
 def _said(system: fs.FileSystem, path: str) -> list[Any]:
-    """All that a file of a Delta log says, as plain values."""
+    """All that a file of a Delta log says, as plain values.
+
+    Raises:
+        ValueError: A writer was killed at it.
+    """
     with system.open_input_file(path) as stream:
         if path.endswith(".parquet"):
             return list(ParquetFile(stream).read().to_pylist())
-        lines = stream.read().decode(errors="replace").splitlines()
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:  # a writer was killed at it
-            continue
-    return found
+        # JSON may have other line ends in its texts.
+        lines = stream.read().decode().split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def _statistics(said: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401 - whatever a log says
@@ -125,7 +131,7 @@ def _statistics(said: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401 - wha
         for each in said:
             yield from _statistics(each)
     elif isinstance(said, dict):
-        if isinstance(said.get("stats"), str):
+        if said.get("stats") and isinstance(said["stats"], str):
             yield json.loads(said["stats"])
         for name, each in said.items():
             if name == "stats_parsed" and isinstance(each, dict):

@@ -5,36 +5,18 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import World, enter
-from tests.erase.looking import DATES, GYM, TODAY
-from tests.serve.lake import write_lake
-from tests.serve.models import crown, register
+from tests.erase.served import published_twice
 
 
 @pytest.fixture(scope="package")
-def _served(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Two days scored and published, the second one twice; and a shadow, and embeddings."""
-    world = write_lake(tmp_path_factory.mktemp("erase") / "home", num_users=60)
+def served(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The world that every test copies; none may change it."""
+    home = tmp_path_factory.mktemp("erase") / "home"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        enter(world, monkeypatch)
-        register(world, seed=1)
-        world.run("evaluate")
-        crown(world, "1")
-        for date in DATES:
-            for verb in ("score", "publish", "embed"):
-                world.run(verb, date=date)
-        _publish_other_scores(world)
-    return world
-
-
-def _publish_other_scores(world: World) -> None:
-    """A second publication of today: with the intervals of another level."""
-    from lumos.overrides import override
-
-    world.run(
-        "publish", date=TODAY, recipe=override(GYM, {"calibration.interval_level": 0.5}), force=True
-    )
+        enter(World(home), monkeypatch)
+        return published_twice(home)
 
 
 @pytest.fixture
-def world(_served: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    return enter(_served.copy(tmp_path / "home"), monkeypatch)
+def world(served: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return enter(served.copy(tmp_path / "home"), monkeypatch)

@@ -35,6 +35,20 @@ def test_a_user_gets_every_row_that_is_kept_of_them_and_none_of_others(world, tm
         world.run("export-user", user=[USER], to=str(tmp_path / "theirs"))
 
 
+def test_exports_and_notes_of_failed_trainings_name_nobody_who_was_erased(world):
+    for user in (USER, "m-004é"):
+        world.run("export-user", user=[user])
+        folder = world.home / "exports" / "gym"
+        folder.rename(folder.with_name(f".gym-{user}"))  # as one that was killed leaves it
+    note = world.home / "train" / "gym" / "abc" / "not-finite-3-rank-0.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(json.dumps({"users": [USER, "m-004é"]}))
+    (note.parent / ".draft-not-finite-4-rank-0.json").write_text(note.read_text()[:-3])
+    world.run("erase", user=[USER])
+    assert naming(world.home, USER) == []
+    assert [name for name in naming(world.home, "m-004é") if name.startswith("exports/.gym-m-004")]
+
+
 def test_nothing_is_written_for_a_user_of_whom_nothing_is_kept(world, tmp_path):
     with pytest.raises(BadInput, match="nothing is kept of 1 users"):
         world.run("export-user", user=["never seen"], to=str(tmp_path / "theirs"))

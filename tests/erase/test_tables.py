@@ -103,3 +103,31 @@ def test_what_a_writer_without_the_lock_commits_meanwhile_is_not_lost(tmp_path, 
     forget(target, scan(target, place, users))
     assert sorted(read(target)["user_id"].to_pylist()) == ["late", "zz"]
     assert not scan(target, place, users)
+
+
+@pytest.mark.parametrize("name", ["_commit_1.json.tmp", "9.checkpoint.parquet#1", "é.tmp"])
+def test_half_a_draft_of_a_log_goes_too(tmp_path, name):
+    target = str(tmp_path / "activity")
+    users, place = Users((USER,)), places(GYM)[0]
+    replace(target, pa.table({"user_id": ["a", "zz"]}), where=None)
+    draft = tmp_path / "activity" / "_delta_log" / name
+    draft.write_bytes(
+        f'{{"add":{{"stats":"{{\\"minValues\\":{{\\"user_id\\":\\"{USER}'.encode()[:-1]
+    )
+    held = scan(target, place, users)
+    assert held.logs
+    forget(target, held)
+    assert not draft.exists()
+    assert not scan(target, place, users)
+    assert sorted(read(target)["user_id"].to_pylist()) == ["a", "zz"]
+
+
+def test_line_ends_of_other_scripts_in_an_id_hide_it_from_no_one(tmp_path):
+    target, user = str(tmp_path / "activity"), "m\u2028\x85é"
+    users, place = Users((user,)), places(GYM)[0]
+    replace(target, pa.table({"user_id": [user, "zz"]}), where=None)
+    held = scan(target, place, users)
+    assert held.logs
+    assert remove(target, place, held, users) == 1
+    forget(target, held)
+    assert not scan(target, place, users)
