@@ -198,9 +198,18 @@ def _is_dead(holder: Mapping[str, Any]) -> bool:
     if not here["pids"] or any(holder.get(name) != here[name] for name in ("host", "pids")):
         return False
     try:
-        os.kill(int(holder["pid"]), 0)
+        pid = int(holder["pid"])
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except (PermissionError, KeyError, ValueError):
         return False
-    return False
+    return _is_unburied(pid)
+
+
+def _is_unburied(pid: int) -> bool:
+    """Whether a process ended and its parent has not asked how, as some parents never do."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (OSError, IndexError):
+        return False
