@@ -26,7 +26,7 @@ from lumos.claim import claim
 from lumos.config import explain
 from lumos.dates import parse_date
 from lumos.nameless import name_user
-from lumos.overrides import assignments, limits_among, override
+from lumos.overrides import assignments, limits_among, override, shown
 from lumos.recipes import load
 from lumos.schedule import today_in, unfinished
 from lumos.settings import Settings
@@ -72,7 +72,7 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
     def number(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-            msg = f"{text!r} is not a whole number from {least} to {most}"
+            msg = f"{shown(text)} is not a whole number from {least} to {most}"
             raise argparse.ArgumentTypeError(msg)
         return int(text)
 
