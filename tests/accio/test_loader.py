@@ -308,7 +308,7 @@ def test_a_worker_that_is_killed_is_missed_and_one_that_is_left_ends(table: Sequ
     workers = set(ours.children()) - before
     assert len(workers) == 2
     del left
-    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
 
 
 def test_a_worker_does_not_outlive_a_training_that_was_killed(table: SequenceTable) -> None:
@@ -325,7 +325,7 @@ def test_a_worker_does_not_outlive_a_training_that_was_killed(table: SequenceTab
         assert training.stdout is not None
         worker = psutil.Process(int(training.stdout.readline()))
         training.kill()
-    assert psutil.wait_procs([worker], timeout=10)[1] == []
+    assert psutil.wait_procs([worker], timeout=60)[1] == []
 
 
 def test_a_dataloader_may_wrap_it_but_not_multiply_it(table: SequenceTable) -> None:

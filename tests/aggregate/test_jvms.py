@@ -88,7 +88,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Component]:
         folder=folder,
         environment=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     )
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while not (folder / "pool" / "socket").exists() and time.monotonic() < until:
         time.sleep(0.05)
     yield component
@@ -110,7 +110,7 @@ def javas(pool: Component) -> set[int]:
 
 def is_gone(pid: int) -> bool:
     """Whether a process ends within some seconds."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while psutil.pid_exists(pid) and time.monotonic() < until:
         time.sleep(0.05)
     return not psutil.pid_exists(pid)

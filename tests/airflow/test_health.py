@@ -502,7 +502,7 @@ def test_many_who_ask_at_once_make_it_once_and_nobody_waits_for_ever():
 
     def slow() -> int:
         made_times.append(1)
-        gate.wait(5)
+        gate.wait(60)
         return 7
 
     value = Latest("It", slow, fresh_seconds=60, wait_seconds=0.1)
@@ -517,7 +517,7 @@ def test_many_who_ask_at_once_make_it_once_and_nobody_waits_for_ever():
         "It did not answer within 0.1 seconds."
     }
     gate.set()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while value.get().value != 7 and time.monotonic() < until:
         time.sleep(0.01)
     assert value.get() == Reading(7, value.get().at, "")

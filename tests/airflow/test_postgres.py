@@ -105,7 +105,7 @@ def test_the_next_start_recovers_from_a_kill_and_from_what_a_power_cut_leaves(tm
         mine = psutil.Process(starter.pid).children(recursive=True)
         starter.kill()
     assert len(mine) > 3
-    _, alive = psutil.wait_procs(mine, timeout=30)
+    _, alive = psutil.wait_procs(mine, timeout=60)
     assert not alive
     # As after a reboot: pids that others have now, a socket without a server, half a copy.
     for path in ("data/postmaster.pid", "socket/.s.PGSQL.5432.lock"):

@@ -66,7 +66,7 @@ def fire(trigger: TableReadyTrigger) -> dict:
             return event.payload
         raise AssertionError
 
-    return asyncio.run(asyncio.wait_for(first(), timeout=20))
+    return asyncio.run(asyncio.wait_for(first(), timeout=60))
 
 
 def trigger(seconds: float) -> TableReadyTrigger:

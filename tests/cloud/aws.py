@@ -233,7 +233,7 @@ class Aws:
         for instance in self._ec2.instances.values():
             instance.end("crash", grace=0)
         for instance in self._ec2.instances.values():
-            instance.gone.wait(10)
+            instance.gone.wait(60)
             self._processes.end(instance.id, 0)
 
 

@@ -77,7 +77,7 @@ def test_a_challenger_is_trained_judged_and_promoted_whoever_dies_meanwhile(stag
 
 
 def test_one_machine_trained_and_one_judged_and_none_is_left(stage, run):
-    assert eventually(lambda: not stage.aws.alive(), 20)
+    assert eventually(lambda: not stage.aws.alive())
     assert len(stage.aws.instances()) == 2
     assert set(stage.aws.most_running("-m lumos (train|evaluate)").values()) == {1}
 

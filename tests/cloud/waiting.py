@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 def eventually(
     predicate: Callable[[], T],
-    seconds: float = 30.0,
+    seconds: float = 60.0,
     *,
     explain: Callable[[], object] = lambda: "",
 ) -> T:

@@ -102,7 +102,7 @@ class Workspace:
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
         self._process.terminate()
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=60)
 
     def plan(self, *faults: Mapping[str, Any]) -> None:
         """Faults to come, see ``lake.py``."""
@@ -117,7 +117,7 @@ class Workspace:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data, headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
     def _wait(self) -> None:

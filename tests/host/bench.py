@@ -63,7 +63,7 @@ class Bench:
         )
 
     def run(self, *do: str, **changes: Any) -> Result:
-        self.start(*do, **changes).communicate(timeout=40)
+        self.start(*do, **changes).communicate(timeout=60)
         return self.result
 
     @property

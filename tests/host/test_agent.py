@@ -212,16 +212,16 @@ def test_a_job_that_is_asked_for_again_runs_once(bench):
     first = bench.start("work")
     eventually(bench.is_working)
     second = bench.start("work")
-    _, said = second.communicate(timeout=20)
+    _, said = second.communicate(timeout=60)
     assert b"runs here already" in said
     assert second.returncode == 0
     assert first.poll() is None
     bench.folder.write(STOP, b"")
-    first.communicate(timeout=20)
+    first.communicate(timeout=60)
     assert first.returncode == bench.result.code == 75
     assert bench.result.cause == "stop"
     before = bench.everything()
-    _, said = bench.start("work").communicate(timeout=20)
+    _, said = bench.start("work").communicate(timeout=60)
     assert b"ran here already" in said
     assert bench.everything() == before
 
@@ -234,7 +234,7 @@ def test_what_a_killed_agent_began_is_not_begun_again_there(bench):
     has_verb = lambda line: "score" in line.split()  # noqa: E731
     eventually(lambda: not any(map(has_verb, bench.aws.command_lines(bench.instance.id))))
     again = bench.start("report")
-    again.communicate(timeout=20)
+    again.communicate(timeout=60)
     assert again.returncode == 0
     assert bench.folder.read(f"{bench.instance.id}/{RESULT}") is None
 
@@ -243,7 +243,7 @@ def test_a_machine_that_shuts_down_has_its_verb_save_and_leave(bench):
     running = bench.start("work")
     eventually(bench.is_working)
     running.send_signal(signal.SIGTERM)
-    running.communicate(timeout=20)
+    running.communicate(timeout=60)
     assert (bench.result.code, bench.result.cause) == (75, "shutdown")
     assert "asking the verb to save and leave: this machine is shutting down" in bench.log
     bucket, key = bench.states.removeprefix("s3://").split("/", 1)
@@ -264,7 +264,7 @@ def test_the_switch_is_put_off_while_a_verb_runs_and_set_for_soon_after_it(bench
     switch = bench.instance.folder / ".shutdown"
     eventually(lambda: switch.read_text() == str(agent.ALIVE_MINUTES))
     bench.folder.write(STOP, b"")
-    running.communicate(timeout=20)
+    running.communicate(timeout=60)
     assert switch.read_text() == str(agent.ENDED_MINUTES)
 
 
@@ -290,7 +290,7 @@ def test_a_call_to_an_s3_that_accepts_and_never_answers_ends(silent_server, monk
     started = time.monotonic()
     with pytest.raises(ReadTimeoutError):
         folder.write("pulse", b"")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 def test_a_hanging_s3_delays_neither_the_switch_nor_a_spot_notice_nor_the_result(bench):
@@ -312,7 +312,7 @@ def test_a_hanging_s3_delays_neither_the_switch_nor_a_spot_notice_nor_the_result
     finally:
         bench.instance.notice = None
         bench.aws.faults.remove(hanging)
-    running.communicate(timeout=40)
+    running.communicate(timeout=60)
     assert (bench.result.code, bench.result.cause) == (75, "spot")
     assert "asking the verb to save and leave: AWS takes this spot instance back" in str(bench.log)
 
