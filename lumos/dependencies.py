@@ -58,7 +58,8 @@ VERBS: Mapping[str, Dependencies] = {
     "land": Dependencies(tuple(sorted({*Recipe.model_fields} - _WITHOUT_EFFECT))),
     "aggregate": Dependencies(
         ("active", "activity", "dataset", "events", "late_days", "raw", "sql", "sql_parameters",
-         "static", "timezone")
+         "static", "timezone"),
+        revision=2,  # raw files are read as what they are, see docs/decisions/0019-raw-files.md
     ),
     "sequences": Dependencies(("activity", "num_buckets", "static")),
     "validate": Dependencies(("active", "activity", "events", "quality", "static")),

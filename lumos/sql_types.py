@@ -9,10 +9,14 @@ _NAMES = ("string", "boolean", "tinyint", "smallint", "int", "bigint", "float", 
           "timestamp", "timestamp_ntz")  # fmt: skip
 
 
-def _checked(text: str) -> str:
+def is_declarable(text: str) -> bool:
+    """Whether a recipe may declare a column of this type."""
     found = re.fullmatch(r"decimal\(([1-9]\d?),(0|[1-9]\d?)\)", text)
-    is_decimal = found and int(found[2]) <= int(found[1]) <= 38
-    if text not in _NAMES and not is_decimal:
+    return text in _NAMES or (found is not None and int(found[2]) <= int(found[1]) <= 38)
+
+
+def _checked(text: str) -> str:
+    if not is_declarable(text):
         msg = (
             f"{text!r} is not a type of a raw column: expected one of {', '.join(_NAMES)}, or "
             "decimal(P,S) of at most 38 digits"

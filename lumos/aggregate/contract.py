@@ -48,7 +48,7 @@ def sql_texts(settings: Settings, recipe: Recipe) -> dict[str, str]:
                 "(docs/adopt.md shows one), or correct `sql` of the recipe or LUMOS_SQL"
             )
             raise BadInput(msg)
-        texts[name] = path.read_text()
+        texts[name] = path.read_text(encoding="utf-8")
     return texts
 
 

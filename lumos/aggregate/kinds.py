@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+from lumos.sql_types import is_declarable
+
 _DIGITS = {"tinyint": 3, "smallint": 5, "int": 10, "bigint": 19}
 _ARROW: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (pa.types.is_null, "void"),
@@ -87,6 +89,8 @@ def is_exact_id(kind: str) -> bool:
 
 def remedy(found: str, declared: str) -> str:
     """What helps where a type does not fit beyond correcting the landing or the recipe."""
-    if declared == "timestamp" and found in _REMEDIES:
+    if found == "timestamp_int96" or (declared == "timestamp" and found in _REMEDIES):
         return _REMEDIES[found]
-    return _REMEDIES["timestamp_int96"] if found == "timestamp_int96" else ""
+    if not is_declarable(found.removesuffix("_ns")):
+        return f"a recipe cannot declare {found}: land it as {declared}, or leave it undeclared"
+    return ""

@@ -26,8 +26,14 @@ from lumos.verbs import BadInput
 _RAGGED = "_ragged"  # the text of a record that has not as many values as the header
 _ROW_REASON = "row: it has not as many values as the header"
 _MARK = "lumos: unreadable raw value"
-# Spark takes a time of day for today's, and a year for its first day.
-_A_DATE = r"^\s*\d{4}-\d{1,2}-\d{1,2}"
+# Spark takes a time of day for today's and a year for its first day, and drops the time of a date
+# and the zone of a time without one.
+_DAY = r"^\s*\d{4}-\d{1,2}-\d{1,2}"
+_MOMENTS = {
+    "date": _DAY + r"([ T]00:00(:00(\.0+)?)?)?\s*$",
+    "timestamp": _DAY,
+    "timestamp_ntz": _DAY + r"([ T][\d:.]+)?\s*$",
+}
 # Causes of a failed read that may be gone the next time.
 _PASSING = ("java.net.", "javax.net.", "java.util.concurrent.Timeout", "com.amazonaws.",
             "software.amazon.", "org.apache.hadoop.fs.s3a.", "org.apache.http.")  # fmt: skip
@@ -195,8 +201,8 @@ def _typed(source: Source, part: Part, files: list[RawFile], texts: DataFrame) -
 def _parsed(text: Column, kind: str) -> Column:
     """A text as a value of a type; null where it is not one, or only after rounding."""
     value = text.try_cast(kind)
-    if kind in ("date", "timestamp", "timestamp_ntz"):
-        return F.when(text.rlike(_A_DATE), value)
+    if kind in _MOMENTS:
+        return F.when(text.rlike(_MOMENTS[kind]), value)
     if number := kinds.decimal(kind):
         exact = text.try_cast(f"decimal(38,{min(38 - number[0] + number[1], number[1] + 9)})")
         return F.when(exact == value, value)

@@ -169,7 +169,7 @@ def _file_source(table: RawTable, uri: str, last_day: dt.date) -> Source:
     _check_files(table, uri, list(zip(seen, found, strict=True)))
     parts: dict[Columns, list[RawFile]] = {}
     for file, columns in zip(seen, found, strict=True):
-        parts.setdefault(replace(columns, num_rows=0), []).append(file)
+        parts.setdefault(_read_alike(table, columns), []).append(file)
     return Source(
         table,
         uri,
@@ -178,6 +178,15 @@ def _file_source(table: RawTable, uri: str, last_day: dt.date) -> Source:
         _all_types(table, seen[-1], found[-1]) if seen else table.columns,
         parts=tuple(Part(columns, tuple(files)) for columns, files in parts.items()),
     )
+
+
+def _read_alike(table: RawTable, columns: Columns) -> Columns:
+    """The same for all files that one read takes: of Parquet only what is declared matters."""
+    if table.format == "csv":
+        return replace(columns, num_rows=0)
+    pairs = zip(columns.names, columns.types, strict=True)
+    declared = sorted((name, kind) for name, kind in pairs if name in table.columns)
+    return Columns(tuple(n for n, _ in declared), tuple(kind for _, kind in declared), 0)
 
 
 def look(table: RawTable, files: Iterable[RawFile], at: Callable[[RawFile], _T]) -> list[_T]:
@@ -295,7 +304,9 @@ def _faults(table: RawTable, types: Mapping[str, str]) -> list[str]:
     for name, declared in table.columns.items():
         found = types.get(name, "no such column")
         if not kinds.fits(found, declared):
-            remedy = kinds.remedy(found, declared)
+            remedy = kinds.remedy(found, declared) if name in types else ""
+            if name in types and name in (table.user, *table.key) and not kinds.is_exact_id(found):
+                remedy = remedy or "rounded or broken up, it names nothing exactly: land it again"
             why = f" ({remedy})" if remedy else ""
             faults.append(f"column {name}: expected {declared}, found {found}{why}")
     return faults

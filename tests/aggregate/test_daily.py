@@ -2,11 +2,14 @@ import datetime as dt
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lumos import ledger
+from lumos.aggregate import daily
 from lumos.aggregate.facts import UNKNOWN_DAY
+from lumos.aggregate.landed import RawChanged
 from lumos.config import ActivityColumn
 from lumos.delta import open_table
 from lumos.tables import table_uri
@@ -214,6 +217,27 @@ def test_a_select_that_breaks_the_contract_is_refused_and_nothing_is_written(
     with pytest.raises(BadInput, match=r"activity\.sql") as caught:
         aggregated.aggregate()
     assert said in str(caught.value)
+    assert versions(aggregated) == at
+
+
+def test_raw_files_that_are_damaged_or_change_meanwhile_are_named_and_nothing_is_written(
+    aggregated: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, people = versions(aggregated), aggregated.raw("people") / "part-0.parquet"
+    whole, select = people.read_bytes(), daily._select
+    people.write_bytes(whole[:4] + bytes(40) + whole[44:])
+    with pytest.raises(BadInput, match=r"raw table people: file part-0\.parquet cannot be read"):
+        aggregated.aggregate()
+    people.write_bytes(whole)
+
+    def land_meanwhile(*given: Any) -> None:
+        select(*given)
+        with (aggregated.raw("visits") / "part-0.csv").open("a") as file:
+            file.write(f"{day(0)},1\n")
+
+    monkeypatch.setattr(daily, "_select", land_meanwhile)
+    with pytest.raises(RawChanged, match=r"raw table visits: file part-0\.csv changed"):
+        aggregated.aggregate()
     assert versions(aggregated) == at
 
 

@@ -126,6 +126,26 @@ def test_folders_that_say_a_declared_column_are_read_at_any_depth_and_only_as_ne
     assert rows(open_source(spark, source, Days(D, D)), "user") == []
 
 
+def test_a_date_or_a_time_of_csv_is_read_only_where_nothing_of_it_is_lost(
+    lake: Lake, spark: SparkSession
+) -> None:
+    columns = {"user": "string", "at": "date", "local": "timestamp_ntz", "moment": "timestamp"}
+    lines = [
+        "u1,2024-05-10,2024-05-10 10:00:00,2024-05-10T10:00:00+05:30",
+        "u2,2024-05-10 00:00:00,2024-05-10,2024-05-10 10:00:00",
+        "at,2024-05-10T23:30:00Z,,",
+        "at,2024-05,,",
+        "local,,2024-05-10T10:00:00Z,",
+        "local,,10:00:00,",
+        "moment,,,10:00:00",
+        "moment,,,2024",
+    ]
+    lake.write("a.csv", "\n".join([",".join(columns), *lines]))
+    frame = open_source(spark, lake.source(columns), ALL)
+    bad = [(line.split(",")[0],) * 2 for line in lines[2:]]
+    assert rows(frame, "user", UNREADABLE) == sorted([*bad, ("u1", None), ("u2", None)], key=str)
+
+
 def parquet(lake: Lake, name: str, **columns: pa.Array) -> None:
     (lake.raw / name).parent.mkdir(parents=True, exist_ok=True)
     int96 = name.startswith("int96")
@@ -180,7 +200,8 @@ def test_times_without_a_zone_can_be_declared_as_local_ones(
         (typed(pa.timestamp("us")), "at: expected timestamp, found timestamp_ntz .its times have"),
         (typed(pa.timestamp("ns")), "at: expected timestamp, found timestamp_ntz_ns .its times"),
         (typed(amount=pa.array(["1"])), "column amount: expected double, found string"),
-        (typed(user=pa.array([1.0])), "column user: expected bigint, found double"),
+        (typed(user=pa.array([1.0])), "user: expected bigint, found double .rounded or broken up"),
+        (typed(amount=pa.array([[1.5]])), "amount: .*double, .*a recipe cannot declare list"),
         (typed(AT=pa.array([1])), "column at: expected once, found 2 times"),
         ({"user": pa.array([1])}, "column at: expected timestamp, found no such column"),
     ],
