@@ -9,7 +9,6 @@ from lumos.addresses import refuse_unencoded
 from lumos.allowed import allowed
 from lumos.cloud import Cloud
 from lumos.settings import Settings
-from lumos.verbs import BadInput
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,9 @@ def verb_environment(
         msg = f"LUMOS_LAKE={settings.lake} is on this host alone; give an s3:// address"
         raise AirflowFailException(msg)
     address = found["MLFLOW_TRACKING_URI"]
+    # Here, because DAG files import this module and must parse without numpy.
+    from lumos.verbs import BadInput
+
     try:
         refuse_unencoded("MLFLOW_TRACKING_URI", address)
     except BadInput as error:
