@@ -87,7 +87,9 @@ def test_a_user_whose_forecast_is_no_number_is_named_and_the_shard_not_stored(
     write_sequences(crowned, crowned.date, [*members(), broken])
     recipe = override(load(RECIPE), {"scoring.num_shards": 1})
 
-    with pytest.raises(BadInput, match=r"1 of the \d+ users of shard 0 .*'broken'.*`activity`"):
+    with pytest.raises(
+        BadInput, match=r"1 of the \d+ users of shard 0 .*user_id broken .*`activity`"
+    ):
         crowned.run("score", recipe=recipe)
 
     assert contents(crowned, "forecasts") == []
