@@ -31,7 +31,8 @@ from rich.table import Table
 
 from benchmarks._calibrators import KINDS, Map
 from benchmarks._matured import Matured, complete_journey, made_up
-from lumos.config import CalibrationConfig, Task
+from lumos.config import Task
+from lumos.operating import CalibrationConfig
 from lumos.serve.accuracy import auc, bins, calibration_error, log_loss
 from lumos.serve.calibrators import fit_task, in_first_half
 from lumos.serve.intervals import fit_interval

@@ -31,6 +31,7 @@ from lumos.settings import REPOSITORY
 DAGS = (
     *("daily_aggregation", "data_quality", "retraining", "batch_scoring"),
     *("embedding", "ab_metrics", "aa_calibration", "retract_scores"),
+    "maintenance",
 )
 # What makes verbs start sooner, by the variable that tells them where it listens. Without one they
 # start as they do without Airflow, so one that ends is let lie.

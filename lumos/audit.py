@@ -1,4 +1,4 @@
-"""Who decided what, when and why: one row for each promotion, rollback, retraction and erasure.
+"""Who decided what, when and why: promotions, retractions, erasures, limits that were moved.
 
 A row is written before what it tells of is done: a process that dies between the two leaves a row
 too many, never an act without one. Rows are only added. They hold counts, never the id of a user.

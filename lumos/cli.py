@@ -240,6 +240,12 @@ VERBS: Mapping[str, Verb] = {
         (*_USERS, Flag("to", str, None, "a new folder for it (default: below LUMOS_HOME)")),
         needs_date=False,
     ),
+    "maintain": Verb(
+        "lumos.maintain.run:maintain",
+        "remove what is past the recipe's retention; compact, vacuum and clean up every table",
+        (Flag("dry-run", bool, False, "say what there is to remove, and change nothing"),),
+        needs_date=False,
+    ),
     "review": Verb(
         "lumos.study.experiment_page:review",
         "an HTML page an experiment, or an alarm that says where it is (exit 3)",

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, model_validator
 from lumos.calendar import CALENDAR_COLUMNS, has_holidays
 from lumos.forms import EmbeddingConfig, LossConfig, ModelConfig, TrainingConfig
 from lumos.frozen import Config, explain
+from lumos.operating import CalibrationConfig, QualityConfig, RetentionConfig
 from lumos.sql_types import SqlType
 from lumos.stores import DynamoDbStore, ParquetStore, RedisStore, StoreConfig
 
@@ -247,27 +248,6 @@ class PublishingConfig(Config):
         return self
 
 
-class CalibrationConfig(Config):
-    """What published numbers promise.
-
-    Attributes:
-        interval_level: Share of outcomes meant to lie in the interval of an amount.
-        segment_tolerance: How far off a segment of users may be before ``lumos evaluate`` warns: a
-            share of the outcomes expected of it, of a chance's rarer outcome.
-    """
-
-    interval_level: float = Field(default=0.9, gt=0, lt=1)
-    segment_tolerance: float = Field(default=0.05, ge=0)
-
-
-class QualityConfig(Config):
-    """Limits of the data-quality suites."""
-
-    max_quarantined_share: float = Field(default=0.01, ge=0, le=1)
-    max_volume_change: float = Field(default=0.6, gt=0)
-    usual_days: int = Field(default=28, ge=7)
-
-
 class Recipe(Config):
     """Everything the platform needs to know about one dataset and its forecaster."""
 
@@ -299,6 +279,7 @@ class Recipe(Config):
     publishing: PublishingConfig = PublishingConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     quality: QualityConfig = QualityConfig()
+    retention: RetentionConfig = RetentionConfig()
 
     @property
     def binary(self) -> tuple[str, ...]:

@@ -27,6 +27,8 @@ from lumos.gone import open_version, reading
 
 _COMMIT_ATTEMPTS = 8
 _MARK = "lumos.mark"
+# A commit that changes how a table is kept, and none of the rows that anybody asks for.
+MAINTAIN = "maintain"
 
 
 def has_dictionary(field: pa.Field) -> bool:
@@ -180,13 +182,18 @@ def swap_files(
         "append",
         table.schema(),
         partition_by=list(table.metadata().partition_columns),
-        commit_properties=CommitProperties(custom_metadata={_MARK: mark}, max_commit_retries=0),
+        commit_properties=marked(mark),
     )
 
 
 def is_marked(commit: Mapping[str, Any], mark: str) -> bool:
     """Whether an entry of a table's history is a commit with this mark."""
     return commit.get(_MARK) == mark
+
+
+def marked(mark: str) -> CommitProperties:
+    """What lets :func:`is_marked` know a commit again; the writer does not try again itself."""
+    return CommitProperties(custom_metadata={_MARK: mark}, max_commit_retries=0)
 
 
 def _added(file: DataFile, now: int) -> AddAction:
@@ -201,7 +208,10 @@ def _texts(file: DataFile) -> dict[str, str | None]:
 
 def add_columns(uri: str, schema: pa.Schema) -> None:
     """Let a table have all columns of a schema, if it has no others: by its log alone."""
-    table = DeltaTable(uri)
+    _add_columns(DeltaTable(uri), schema)
+
+
+def _add_columns(table: DeltaTable, schema: pa.Schema) -> None:
     found = {field.name for field in table.schema().fields}
     if found < set(schema.names):
         gained = [field for field in schema if field.name not in found]
@@ -272,19 +282,14 @@ def replace(
             later what they wrote (``DeltaTable.transaction_version``).
 
     Returns:
-        The newest Delta version after the commit.
+        A Delta version with the commit.
     """
     properties = CommitProperties(app_transactions=[transaction]) if transaction else None
     for attempt in range(_COMMIT_ATTEMPTS):
         try:
-            # Empty first: of two writers that create it with rows, one would wipe the other's.
-            if open_table(uri) is None:
-                DeltaTable.create(
-                    uri, rows.schema, mode="ignore", partition_by=list(partition) or None
-                )
-            add_columns(uri, rows.schema)
+            table = _opened(uri, rows.schema, partition)
             write_deltalake(
-                uri,
+                table,
                 rows,
                 mode="overwrite",
                 predicate=where,
@@ -297,8 +302,19 @@ def replace(
             # Jitter, so that two writers that met once do not meet again.
             time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
         else:
-            break
-    return DeltaTable(uri).version()
+            return table.version()
+    raise AssertionError("unreachable")
+
+
+def _opened(uri: str, schema: pa.Schema, partition: Sequence[str] = ()) -> DeltaTable:
+    """A table with all columns of a schema, opened once: that takes longer than a small commit."""
+    table = open_table(uri)
+    if table is None:
+        # Empty first: of two writers that create it with rows, one would wipe the other's.
+        DeltaTable.create(uri, schema, mode="ignore", partition_by=list(partition) or None)
+        table = DeltaTable(uri)
+    _add_columns(table, schema)
+    return table
 
 
 def append(uri: str, rows: pa.Table) -> None:
@@ -309,9 +325,8 @@ def append(uri: str, rows: pa.Table) -> None:
     """
     for attempt in range(_COMMIT_ATTEMPTS):
         try:
-            if open_table(uri) is None:
-                DeltaTable.create(uri, rows.schema, mode="ignore")
-            write_deltalake(uri, rows, mode="append", writer_properties=_properties(rows.schema))
+            table = _opened(uri, rows.schema)
+            write_deltalake(table, rows, mode="append", writer_properties=_properties(rows.schema))
         except CommitFailedError:
             if attempt == _COMMIT_ATTEMPTS - 1:
                 raise
@@ -346,11 +361,7 @@ def rewrite(uri: str, schema: pa.Schema, change: Callable[[pa.Table], pa.Table |
     """
     for attempt in range(_COMMIT_ATTEMPTS):
         try:
-            # Two that create it at once meet as two that write it do.
-            if open_table(uri) is None:
-                DeltaTable.create(uri, schema, mode="ignore")
-            add_columns(uri, schema)
-            table = DeltaTable(uri)
+            table = _opened(uri, schema)
             found = pa.table(table.scan()).select(schema.names)
             nullable = pa.schema([field.with_nullable(True) for field in schema])
             rows = change(found.cast(nullable))

@@ -70,6 +70,11 @@ def entries(settings: Settings, recipe: Recipe, table: str) -> list[Entry]:
     return _rows(settings, recipe, predicate(table=table))
 
 
+def all_entries(settings: Settings, recipe: Recipe) -> list[Entry]:
+    """The whole ledger, oldest business date first."""
+    return _rows(settings, recipe, None)
+
+
 def of_date(settings: Settings, recipe: Recipe, date: dt.date) -> list[Entry]:
     """All that was entered for a business date, by table."""
     rows = _rows(settings, recipe, predicate(business_date=date))
@@ -166,7 +171,7 @@ def revise(settings: Settings, recipe: Recipe, change: Callable[[Entry], Entry |
     rewrite(table_uri(settings, recipe, "ledger"), table.arrow_schema(recipe), changed)
 
 
-def _rows(settings: Settings, recipe: Recipe, where: str) -> list[Entry]:
+def _rows(settings: Settings, recipe: Recipe, where: str | None) -> list[Entry]:
     found = read(table_uri(settings, recipe, "ledger"), where=where)
     if found is None:
         return []

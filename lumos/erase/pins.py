@@ -20,6 +20,7 @@ from deltalake.exceptions import DeltaError
 from lumos import ledger
 from lumos.dates import first_of_window
 from lumos.delta import (
+    MAINTAIN,
     DataFile,
     data_files,
     is_marked,
@@ -76,7 +77,9 @@ class Move:
         ours = {
             commit["version"]
             for commit in opened.history()
-            if commit.get("operation") in _VACUUMS or is_marked(commit, MARK)
+            if commit.get("operation") in _VACUUMS
+            or is_marked(commit, MARK)
+            or is_marked(commit, MAINTAIN)
         }
         settled = opened.version()
         while settled in ours:

@@ -96,6 +96,9 @@ EFFECTS: Mapping[tuple[str, str], Effect] = {
     ("retract_scores", "retract"): Effect(
         WARNING, "Pacman: what was to be taken back is still live"
     ),
+    ("maintenance", "maintain"): Effect(
+        WARNING, "nobody tonight: tables grow, and open more slowly"
+    ),
     ("retraining", "wait_sequences"): _CHAMPION,
     ("retraining", "prepare_machine"): _CHAMPION,
     ("retraining", "train"): _CHAMPION,
@@ -115,6 +118,7 @@ DEADLINES: Mapping[str, Deadline] = {
     "ab_metrics": Deadline(8, "review", _EXPERIMENTS),
     "aa_calibration": Deadline(24, "replay", _REPLAYS),
     "retraining": Deadline(30, "promote", _CHAMPION),
+    "maintenance": Deadline(8, "maintain", Effect(WARNING, "nobody tonight: tables grow")),
 }
 
 

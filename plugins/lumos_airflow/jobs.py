@@ -27,7 +27,7 @@ from lumos_airflow.operators.scratch import PrepareScratchOperator, ReleaseScrat
 # Those that compute with torch; all others run on Databricks.
 _ON_EC2 = ("train", "evaluate", "score", "shadow", "embed")
 # Their pages lie on this host's disk, from which Airflow's server shows them.
-_HERE = ("review", "monitor")
+_HERE = ("review", "monitor", "maintain")
 _LOCAL = {
     "score": LocalRanksOperator,
     "review": LocalReviewOperator,

@@ -15,6 +15,7 @@ from lumos.settings import REPOSITORY
 DAGS = {
     *("daily_aggregation", "data_quality", "retraining", "batch_scoring"),
     *("embedding", "ab_metrics", "aa_calibration", "retract_scores"),
+    "maintenance",
 }
 
 DAG_FOLDER = REPOSITORY / "dags"
