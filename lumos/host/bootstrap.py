@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 import urllib.error
@@ -140,7 +141,13 @@ def unpack(s3: Any, wheel: dict[str, str], code: Path) -> Path:  # noqa: ANN401
         archive.write_bytes(data)
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(draft / "content")
-        (draft / "content").rename(folder)
+        try:
+            (draft / "content").rename(folder)
+        except OSError:
+            # A command that was delivered twice has two processes, and the other one was faster.
+            if not folder.is_dir():
+                raise
+        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 
@@ -173,7 +180,9 @@ def main(argv: list[str]) -> int:  # noqa: RET503 - execve never returns
         return _BAD_INPUT
     path = home / "jobs" / f"{sha256}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(job))
+    draft = path.with_name(f".draft-{path.name}-{os.getpid()}")
+    draft.write_text(json.dumps(job))
+    draft.replace(path)  # the agent of the same command, delivered twice, may be reading it
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
     command = [sys.executable, "-m", "lumos.host.agent", uri, str(path)]
     os.chdir(home)
