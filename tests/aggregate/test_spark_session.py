@@ -193,8 +193,10 @@ def test_spark_runs_for_a_user_without_a_name_in_a_home_with_a_space(tmp_path):
     shutil.copytree(PREPARED.resolve(), home / "spark", copy_function=os.link)
     lake.mkdir()
     lake.chmod(0o777)
-    for folder in (*tmp_path.parents[:2], tmp_path):
-        folder.chmod(0o755)
+    # As many folders lie between as the tests' processes need.
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
     answer = subprocess.run(
         [sys.executable, "-c", NAMELESS, str(lake / "rows")],
         env=os.environ | {"LUMOS_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])},

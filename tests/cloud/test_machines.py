@@ -36,7 +36,7 @@ _attempts = itertools.count()
 DAGS = {
     *("daily_aggregation", "data_quality", "retraining"),
     *("batch_scoring", "embedding", "ab_metrics", "aa_calibration"),
-    *("instance_reaper", "retract_scores"),
+    *("instance_reaper", "retract_scores", "maintenance"),
 }
 
 
