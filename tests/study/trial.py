@@ -88,7 +88,7 @@ class Told:
         date: dt.date = DATE,
         **inputs: int | str,
     ) -> None:
-        request = self.request("report", date)
+        request = self.request("measure", date)
         written = TableWritten(table=name, version=version, rows=rows)
         report = request.report(tables=(written,))
         ledger.record(request, report, inputs=inputs or {"raw": 1}, verdict=verdict)
